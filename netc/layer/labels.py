@@ -1,0 +1,37 @@
+"""Class labels as the layers read them: floats, cut to integers, some of them ignored."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+from netc.layer.base import Array, Layer
+
+
+def read_labels(
+    layer: Layer, xp: ModuleType, labels: Array, classes: int, ignored: int | None = None
+) -> Array:
+    """The labels as class indices (int64), -1 where a label is the ignored one.
+
+    Raises NetcError where a label that counts is no class: Caffe reads beyond its arrays there, or crashes.
+    """
+    good = (labels > -1) & (labels < classes)  # a label of -0.5 is cut to 0
+    wrong, usable = ~good, good
+    if ignored is not None:
+        counts = xp.trunc(labels) != ignored
+        wrong, usable = counts & wrong, counts & good
+    if wrong.any():
+        value, blob = float(labels[wrong][0]), layer.spec.bottom[1]
+        raise layer.error(
+            f"label {value:g} is not a class",
+            blob=blob,
+            expected=f"0 to {classes - 1}, for {classes} classes"
+            + ("" if ignored is None else f", or {ignored}"),
+            found=f"{value:g}; {int(wrong.sum())} of {labels.size} labels are out of range",
+            remedy="check the labels, num_output of the layer that makes the scores, or set ignore_label",
+        )
+    return xp.where(usable, labels, -1).astype(xp.int64)
+
+
+def score_of_label(xp: ModuleType, scores: Array, index: Array) -> Array:
+    """The scores (outer, classes, inner) at each place's own class index (outer, inner)."""
+    return xp.take_along_axis(scores, index[:, None, :], axis=1)[:, 0, :]

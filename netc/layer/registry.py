@@ -1,0 +1,29 @@
+"""The table of layer types, filled as the layers' files are imported."""
+
+from __future__ import annotations
+
+import difflib
+
+from netc.errors import Location, NetcError
+from netc.layer.base import Layer
+
+LAYER_TYPES: dict[str, type[Layer]] = {}
+
+
+def register(layer_class: type[Layer]) -> type[Layer]:
+    """Class decorator: adds a layer type to the table under its prototxt name."""
+    if layer_class.type in LAYER_TYPES:
+        raise ValueError(f"two layer classes are called {layer_class.type}")
+    LAYER_TYPES[layer_class.type] = layer_class
+    return layer_class
+
+
+def layer_class(type_name: str, *, layer: str = "", at: Location | None = None) -> type[Layer]:
+    """The class of a layer type; a NetcError that names the nearest known type where there is none."""
+    if type_name in LAYER_TYPES:
+        return LAYER_TYPES[type_name]
+    near = difflib.get_close_matches(type_name, LAYER_TYPES, n=3, cutoff=0.5)
+    remedy = (
+        f"did you mean {' or '.join(near)}?" if near else f"known types: {', '.join(sorted(LAYER_TYPES))}"
+    )
+    raise NetcError(f"unknown layer type {type_name!r}", at=at, layer=layer or None, remedy=remedy)
