@@ -1,0 +1,383 @@
+"""A net that runs: programs over shared parameters, one for each set of input shapes met."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from netc.backends.cpu import CpuBackend
+from netc.errors import NetcError
+from netc.graph import Build, Graph, Node, Param, State, Value, build_graph
+from netc.layer import Array, Shape, SourceLayer
+from netc.layer.filler import fill
+from netc.layer.random import stream
+from netc.passes import run_passes
+from netc.proto import netc_pb2 as pb
+from netc.runtime import watch
+from netc.runtime.blob import Blob
+from netc.runtime.parameters import Parameters
+from netc.runtime.program import Arena, Demand, ParamArrays, Program, compile_program
+from netc.runtime.transfer import borrow, take_weights
+from netc.schema.net import read_net
+from netc.schema.positions import Positions
+from netc.schema.weights import read_weights, write_weights
+
+log = logging.getLogger(__name__)
+
+PROGRAMS_KEPT = 16  # compiled programs of other input shapes that stay at hand
+
+
+@dataclass(frozen=True)
+class OutputValue:
+    """One output blob after a forward pass, and its weight in the loss (0: a figure, not a loss)."""
+
+    name: str
+    data: Array
+    loss_weight: float
+
+
+class Net:
+    """A net in one phase.
+
+    definition: a prototxt's path or its message. level, stages: the rest of the state that include and
+    exclude rules ask for. weights: a weights file, or several. share_with: a net whose parameters this one
+    uses where layer names agree. keep: "all" leaves every blob readable after a pass, "outputs" only the
+    outputs and losses, in much less memory. backward: whether gradients will be asked for. seed: of fillers,
+    dropout and data; None: from the operating system. Raises NetcError.
+    """
+
+    def __init__(
+        self,
+        definition: str | os.PathLike[str] | pb.NetParameter,
+        phase: int = pb.TEST,
+        *,
+        level: int = 0,
+        stages: Sequence[str] = (),
+        weights: str | Sequence[str] | None = None,
+        share_with: Net | None = None,
+        keep: str = "all",
+        backward: bool = True,
+        seed: int | None = None,
+        dtype: Any = np.float32,
+        positions: Positions | None = None,
+        arena: Arena | None = None,
+        poison: bool = False,
+    ) -> None:
+        if not isinstance(definition, pb.NetParameter):
+            parsed = read_net(os.fspath(definition))
+            definition, positions = parsed.message, parsed.positions
+        self.seed = secrets.randbits(63) if seed is None else seed
+        self.backend = CpuBackend()
+        self.arena = arena or Arena(self.backend)
+        self.demand = Demand(backward, keep == "all", poison, np.dtype(dtype).type)
+        self.sources: dict[str, Any] = {}
+        self.states: dict[str, Array] = {}
+        self._reshaped: dict[str, Array] = {}  # inputs given another shape that the net has not taken yet
+        self._source_message = definition
+        self._build = Build(
+            State(phase, level, frozenset(stages)), positions, {}, self.sources, self.seed, dtype
+        )
+        self._programs: OrderedDict[tuple[tuple[str, tuple[Shape, ...]], ...], Program] = OrderedDict()
+        try:
+            graph = self._graph({})
+            self._make_params(graph, share_with)
+            self._program = self._compile(graph)
+        except BaseException:
+            self.close()
+            raise
+        self.debug_info = definition.debug_info
+        self.blobs = self._make_blobs()
+        watch.log_graph(graph)
+        for path in [weights] if isinstance(weights, str) else weights or ():
+            self.load_weights(path)
+
+    @property
+    def name(self) -> str:
+        return self.graph.name
+
+    @property
+    def phase(self) -> int:
+        return self.graph.phase
+
+    @property
+    def graph(self) -> Graph:
+        """The graph of the shapes in use."""
+        return self._program.graph
+
+    @property
+    def program(self) -> Program:
+        """The program of the shapes in use."""
+        return self._program
+
+    @property
+    def definition(self) -> pb.NetParameter:
+        """The net's message: the layers of this state, without split layers."""
+        return self.graph.definition
+
+    @property
+    def layer_names(self) -> list[str]:
+        return [node.name for node in self.graph.nodes]
+
+    @property
+    def layer_types(self) -> list[str]:
+        return [node.type for node in self.graph.nodes]
+
+    @property
+    def blob_names(self) -> list[str]:
+        return self.graph.blob_names()
+
+    @property
+    def inputs(self) -> list[str]:
+        """The tops of Input layers."""
+        return [value.name for node in self.graph.nodes if node.type == "Input" for value in node.outputs]
+
+    @property
+    def outputs(self) -> list[str]:
+        """The blobs that no layer reads, by name."""
+        return [value.name for value in self.graph.outputs]
+
+    def forward(self, start: str | None = None, end: str | None = None) -> float:
+        """One forward pass, over all layers or from `start` to `end`, both included; the loss of what ran."""
+        self.reshape()
+        if start is None:
+            self._feed()
+        nodes = self._range(start, end)
+        self._program.watcher = watch.log_step if self.debug_info else None
+        self._program.forward(nodes)
+        return self._loss(nodes)
+
+    def backward(self, start: str | None = None, end: str | None = None) -> None:
+        """One backward pass, over all layers or from `start` down to `end`; parameter gradients are added
+        to."""
+        if not self.demand.backward:
+            raise NetcError("this net was made without gradients", remedy="make it with backward=True")
+        self._program.watcher = watch.log_step if self.debug_info else None
+        self._program.backward(self._range(end, start))
+        if self.debug_info:
+            watch.log_norms(self.parameters.data, self.parameters.grad)
+
+    def _range(self, first: str | None, last: str | None) -> list[Node] | None:
+        if first is None and last is None:
+            return None
+        names = self.layer_names
+        for name in (first, last):
+            if name is not None and name not in names:
+                raise NetcError(f"the net has no layer {name!r}", expected=", ".join(names))
+        begin = names.index(first) if first is not None else 0
+        stop = len(names) - names[::-1].index(last) if last is not None else len(names)
+        return self.graph.nodes[begin:stop]
+
+    def _loss(self, nodes: list[Node] | None) -> float:
+        ran = set(self.graph.nodes if nodes is None else nodes)
+        return sum(
+            value.loss_weight * float(self._program.data(value).sum())
+            for node in self.graph.nodes
+            if node in ran
+            for value in node.outputs
+            if value.loss_weight
+        )
+
+    def clear_param_diffs(self) -> None:
+        """Sets the gradients of all parameters to zero."""
+        self.parameters.grad.fill(0)
+
+    def output_values(self) -> list[OutputValue]:
+        """The outputs of the last forward pass."""
+        return [
+            OutputValue(value.name, self._program.data(value), value.loss_weight)
+            for value in self.graph.outputs
+        ]
+
+    def close(self) -> None:
+        """Closes the data sources."""
+        for source in self.sources.values():
+            source.close()
+
+    def reshape(self) -> None:
+        """Brings every blob to the shapes that follow from inputs reshaped since; `forward` does so by
+        itself.
+
+        Raises NetcError where some layer cannot take the new shapes; the net then keeps its old ones.
+        """
+        if not self._reshaped:
+            return
+        reshaped, self._reshaped = self._reshaped, {}
+        old = {value.name: self._program.data(value) for node in self._inputs() for value in node.outputs}
+        self._switch(
+            {
+                node.name: tuple(
+                    reshaped[v.name].shape if v.name in reshaped else v.shape for v in node.outputs
+                )
+                for node in self._inputs()
+            }
+        )
+        for name, data in {**old, **reshaped}.items():
+            self._program.data(self._program.last_value(name))[...] = data
+
+    def reshape_input(self, blob: str, shape: Shape) -> None:
+        """Gives the top of an Input layer another shape; the blobs behind it follow at the next `reshape` or
+        `forward`."""
+        if blob not in self.inputs:
+            raise NetcError(
+                "only the net's inputs can be reshaped",
+                blob=blob,
+                expected=", ".join(self.inputs),
+                found=blob,
+            )
+        self._reshaped[blob] = self.backend.xp.zeros(shape, self.demand.dtype)
+
+    def _inputs(self) -> list[Node]:
+        return _fed(self.graph)
+
+    def _input_shapes(self) -> dict[str, tuple[Shape, ...]]:
+        return {node.name: tuple(value.shape for value in node.outputs) for node in self._inputs()}
+
+    def _switch(self, shapes: Mapping[str, tuple[Shape, ...]]) -> None:
+        """Makes the program of these input shapes the one in use."""
+        key = tuple(sorted(shapes.items()))
+        if key in self._programs:
+            self._programs.move_to_end(key)
+            self._program = self._programs[key]
+            return
+        graph = self._graph(shapes)
+        self._check_params(graph)
+        self._program = self._compile(graph)
+
+    def _graph(self, shapes: Mapping[str, tuple[Shape, ...]]) -> Graph:
+        self._build.shapes = shapes
+        return run_passes(build_graph(self._source_message, self._build))
+
+    def _compile(self, graph: Graph) -> Program:
+        for node in graph.nodes:
+            for name, scratch in node.layer.states.items():
+                kept = self.states.get(f"{node.name}/{name}")
+                if kept is None or kept.shape != scratch.shape:
+                    dtype = scratch.dtype or self.demand.dtype
+                    self.states[f"{node.name}/{name}"] = self.backend.xp.zeros(scratch.shape, dtype)
+        program = compile_program(
+            graph, self.demand, self.backend, self.arena, self._param_arrays, self.states
+        )
+        log.debug("program of net %r: %s", graph.name, program.plan)
+        key = tuple(sorted((node.name, tuple(value.shape for value in node.outputs)) for node in _fed(graph)))
+        self._programs[key] = program
+        while len(self._programs) > PROGRAMS_KEPT:
+            self._programs.popitem(last=False)
+        return program
+
+    def _feed(self) -> None:
+        """Pulls the next batch from every data source into its tops."""
+        if not self.sources:
+            return
+        coming = {
+            name: tuple(tuple(top.shape) for top in source.tops) for name, source in self.sources.items()
+        }
+        shapes = self._input_shapes()
+        if any(shapes[name] != coming[name] for name in coming):
+            self._switch({**shapes, **coming})
+        for node in self._inputs():
+            if node.name in self.sources:
+                for top, batch in zip(
+                    self._program.buffers[node].tops, self.sources[node.name].next(), strict=True
+                ):
+                    top[...] = batch
+
+    def _make_params(self, graph: Graph, share_with: Net | None) -> None:
+        """Finds every parameter its memory: another net's, or this net's arenas, filled as the prototxt
+        says."""
+        lent = share_with.params if share_with is not None else {}
+        owned = [param for param in graph.params() if param.owner is param and param.layer not in lent]
+        self.parameters = Parameters(owned, self.backend, self.demand.dtype)
+        self._param_arrays: dict[tuple[str, int], ParamArrays] = {}
+        for param, segment in zip(owned, self.parameters.segments, strict=True):
+            data = self.parameters.view(self.parameters.data, segment)
+            data[...] = self.backend.xp.asarray(self._first_values(graph, param))
+            diff = self.parameters.view(self.parameters.grad, segment)
+            self._param_arrays[param.layer, param.index] = ParamArrays(data, diff)
+        self.params: dict[str, list[Blob]] = {}
+        for node in graph.nodes:
+            for param in node.params:
+                key = (param.layer, param.index)
+                if param.layer in lent:
+                    self._param_arrays[key] = borrow(node, param.index, param.shape, lent[param.layer])
+                elif param.owner is not param:
+                    first = self._param_arrays[param.owner.layer, param.owner.index]
+                    diff = first.diff.reshape(param.shape) if first.diff is not None else None
+                    self._param_arrays[key] = ParamArrays(first.data.reshape(param.shape), diff)
+                self.params.setdefault(node.name, []).append(_param_blob(self._param_arrays[key]))
+
+    def _first_values(self, graph: Graph, param: Param) -> np.ndarray:
+        """What a parameter's filler gives. Raises NetcError, at the layer's line, for one that makes no sense."""
+        rng = stream(np, self.seed, f"{param.layer}/{param.index}", 0)
+        try:
+            return fill(param.blob.filler, param.shape, rng, self.demand.dtype)
+        except NetcError as error:
+            node = next(node for node in graph.nodes if param in node.params)
+            error.at = error.at or node.location
+            error.layer = f"{node.name} ({node.type})"
+            raise
+
+    def _check_params(self, graph: Graph) -> None:
+        """After a reshape: the parameters must not have changed shape."""
+        for node in graph.nodes:
+            for param in node.params:
+                have = self._param_arrays[param.layer, param.index].data.shape
+                if tuple(have) != param.shape:
+                    raise NetcError(
+                        f"the new input shapes change parameter {param.index} of a layer",
+                        at=node.location,
+                        layer=f"{node.name} ({node.type})",
+                        expected=list(have),
+                        found=list(param.shape),
+                        chain=graph.chain_to(node.inputs[0]) if node.inputs else (),
+                        remedy="give inputs of one size (resize, crop), or pool globally before the layer",
+                    )
+
+    def weights(self) -> dict[str, list[np.ndarray]]:
+        """Copies of no data: views of every layer's parameters, by layer name."""
+        return {name: [blob.data for blob in blobs] for name, blobs in self.params.items()}
+
+    def load_weights(self, path: str | os.PathLike[str]) -> None:
+        """Takes the parameters of the layers that a weights file names as this net does."""
+        self.load_weights_from(read_weights(os.fspath(path)), os.fspath(path))
+
+    def load_weights_from(
+        self, weights: Mapping[str, Sequence[np.ndarray]], origin: str = "the weights"
+    ) -> None:
+        """Takes parameters by layer name; logs every difference. Raises NetcError where shapes disagree."""
+        owned: dict[str, list[bool]] = {}
+        for param in self.graph.params():
+            owned.setdefault(param.layer, []).append(param.owner is param)
+        take_weights(self.params, owned, self.layer_names, weights, origin)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the parameters: HDF5 where the name ends in .h5, else a .caffemodel."""
+        write_weights(os.fspath(path), self.definition, self.weights())
+
+    def _make_blobs(self) -> dict[str, Blob]:
+        return {name: self._blob(name) for name in self.blob_names}
+
+    def _blob(self, name: str) -> Blob:
+        def value() -> Value:
+            return self._program.last_value(name)
+
+        return Blob(
+            lambda: self._reshaped[name] if name in self._reshaped else self._program.data(value()),
+            lambda: None if name in self._reshaped else self._program.diff(value()),
+            lambda shape: self.reshape_input(name, shape),
+        )
+
+
+def _fed(graph: Graph) -> list[Node]:
+    """The nodes whose tops come from outside: data sources', and the user's inputs."""
+    return [node for node in graph.nodes if isinstance(node.layer, SourceLayer) or node.type == "Input"]
+
+
+def _param_blob(arrays: ParamArrays) -> Blob:
+    return Blob(lambda: arrays.data, lambda: arrays.diff)

@@ -1,0 +1,207 @@
+"""A program: one graph compiled for one set of shapes, a flat list of steps over one arena."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from netc.backends.cpu import CpuBackend
+from netc.backends.step import Step
+from netc.errors import NetcError
+from netc.graph import Graph, Node, Value
+from netc.layer import Array, Buffers
+from netc.passes.memory import MemoryPlan, gradients_into, is_given_gradient, plan_memory
+
+
+class Arena:
+    """Memory that programs which never run at once share: a train net and its test nets, or one net's other
+    shapes."""
+
+    def __init__(self, backend: CpuBackend) -> None:
+        self.backend = backend
+        self.memory = backend.allocate(0)
+
+    def reserve(self, nbytes: int) -> Array:
+        """Memory of at least this size. A program bound to smaller memory keeps its own."""
+        if nbytes > len(self.memory):
+            self.memory = self.backend.allocate(nbytes)
+        return self.memory
+
+
+@dataclass
+class ParamArrays:
+    """A parameter's values and, where gradients are computed, their gradients, in the shape that one layer
+    gives it."""
+
+    data: Array
+    diff: Array | None
+
+
+@dataclass
+class Demand:
+    """What a program is compiled for."""
+
+    backward: bool = True
+    keep_all: bool = True  # every blob stays readable after a pass; else only outputs and losses
+    poison: bool = False  # fill what is freed with NaN after every step: a check of the plan
+    dtype: Any = np.float32
+
+
+@dataclass(eq=False)
+class Program:
+    """Steps bound to their arrays. `forward` and `backward` run them all, or those of a range of nodes."""
+
+    graph: Graph
+    plan: MemoryPlan
+    memory: Array
+    demand: Demand
+    backend: CpuBackend
+    buffers: dict[Node, Buffers] = field(default_factory=dict)
+    forward_steps: list[Step] = field(default_factory=list)
+    backward_steps: list[Step] = field(default_factory=list)
+    seeds: dict[Node, list[tuple[Array, float]]] = field(default_factory=dict)
+    watcher: Callable[[Step, Buffers], None] | None = None  # called after every step
+
+    def __post_init__(self) -> None:
+        self._last = {value.name: value for value in self.graph.values()}
+
+    def last_value(self, blob: str) -> Value:
+        """What a blob holds when a pass is over."""
+        return self._last[blob]
+
+    def data(self, value: Value) -> Array:
+        """Where a value lies."""
+        return self._view(value.memory, "data", value.shape)
+
+    def diff(self, value: Value) -> Array | None:
+        """Where a value's gradient lies; None where the program computes none."""
+        if (value.diff_memory, "diff") not in self.plan.buffers:
+            return None
+        return self._view(value.diff_memory, "diff", value.shape)
+
+    def _view(self, owner: Any, kind: str, shape: tuple[int, ...], dtype: Any = None) -> Array:
+        buffer = self.plan.buffers[owner, kind]
+        return self.backend.array(self.memory, buffer.offset, shape, dtype or self.demand.dtype)
+
+    def bind(self, params: Mapping[tuple[str, int], ParamArrays], states: Mapping[str, Array]) -> None:
+        """Gives every node its arrays and makes the steps."""
+        for node in self.graph.nodes:
+            buffers = self.buffers[node] = self._buffers(node, params, states)
+            if step := self.backend.forward_step(node, buffers):
+                self.forward_steps.append(step)
+        for node in self.plan.schedule.backward_nodes:
+            self._bind_backward(node, params)
+
+    def _buffers(
+        self, node: Node, params: Mapping[tuple[str, int], ParamArrays], states: Mapping[str, Array]
+    ) -> Buffers:
+        return Buffers(
+            bottoms=[self.data(value) for value in node.inputs],
+            tops=[self.data(value) for value in node.outputs],
+            params=[params[param.layer, param.index].data for param in node.params],
+            saved={
+                name: self._view(node, name, scratch.shape, scratch.dtype)
+                for name, scratch in node.layer.saved.items()
+            },
+            states={name: states[f"{node.name}/{name}"] for name in node.layer.states},
+        )
+
+    def _bind_backward(self, node: Node, params: Mapping[tuple[str, int], ParamArrays]) -> None:
+        buffers = self.buffers[node]
+        given = gradients_into(node, self.demand.keep_all)
+        buffers.top_grads = [self.diff(value) if value in given else None for value in node.outputs]
+        buffers.bottom_grads = [
+            self.diff(value) if wanted else None
+            for value, wanted in zip(node.inputs, node.input_needs_grad, strict=True)
+        ]
+        buffers.param_grads = [
+            params[param.layer, param.index].diff if wanted else None
+            for param, wanted in zip(node.params, node.param_needs_grad, strict=True)
+        ]
+        self._seed(node, given)
+        if step := self.backend.backward_step(node, buffers):
+            self.backward_steps.append(step)
+
+    def _seed(self, node: Node, given: Sequence[Value]) -> None:
+        """Gradients that no layer writes: a loss weight, or zeros.
+
+        Where every blob stays, they are written once, as in Caffe, so that a user's own values hold.
+        """
+        for value in given:
+            by_reader = is_given_gradient(value) and not value.loss_weight
+            grad = self.diff(value)
+            if by_reader or grad is None:
+                continue
+            if self.demand.keep_all:
+                grad[...] = value.loss_weight
+            else:
+                self.seeds.setdefault(node, []).append((grad, value.loss_weight))
+
+    def forward(self, nodes: Sequence[Node] | None = None) -> None:
+        """Runs the forward steps, of all nodes or of these."""
+        self._run(_of_nodes(self.forward_steps, nodes))
+
+    def backward(self, nodes: Sequence[Node] | None = None) -> None:
+        """Runs the backward steps, of all nodes or of these; parameter gradients are added to."""
+        self._run(_of_nodes(self.backward_steps, nodes))
+
+    def _run(self, steps: Sequence[Step]) -> None:
+        node = None
+        try:
+            with np.errstate(all="ignore"):  # infinities and NaNs are numbers here, as in Caffe
+                for step in steps:
+                    node = step.node
+                    if step.direction == "backward" and node in self.seeds:
+                        for grad, weight in self.seeds[node]:
+                            grad.fill(weight)
+                    step.run()
+                    if self.watcher is not None:
+                        self.watcher(step, self.buffers[node])
+                    if self.demand.poison:
+                        self._poison(step)
+        except NetcError as error:
+            if node is not None:
+                error.at = error.at or node.location
+                error.layer = error.layer or f"{node.name} ({node.type})"
+            raise
+
+    def _poison(self, step: Step) -> None:
+        times = (
+            self.plan.schedule.forward_step
+            if step.direction == "forward"
+            else self.plan.schedule.backward_step
+        )
+        now = times[step.node]
+        for buffer in self.plan.freed_after(now):
+            self.memory[buffer.offset : buffer.offset + buffer.nbytes] = 0xFF  # NaN in every float type
+
+    def losses(self) -> list[tuple[Array, float]]:
+        """The arrays that count into the net's loss, with their weights."""
+        return [(self.data(value), value.loss_weight) for value in self.graph.values() if value.loss_weight]
+
+
+def _of_nodes(steps: list[Step], nodes: Sequence[Node] | None) -> list[Step]:
+    if nodes is None:
+        return steps
+    chosen = set(nodes)
+    return [step for step in steps if step.node in chosen]
+
+
+def compile_program(
+    graph: Graph,
+    demand: Demand,
+    backend: CpuBackend,
+    arena: Arena,
+    params: Mapping[tuple[str, int], ParamArrays],
+    states: Mapping[str, Array],
+) -> Program:
+    """Plans the memory of a graph, binds its nodes to it, and makes the steps."""
+    itemsize = np.dtype(demand.dtype).itemsize
+    plan = plan_memory(graph, backward=demand.backward, keep_all=demand.keep_all, itemsize=itemsize)
+    memory = backend.allocate(plan.arena_bytes) if demand.keep_all else arena.reserve(plan.arena_bytes)
+    program = Program(graph, plan, memory, demand, backend)
+    program.bind(params, states)
+    return program

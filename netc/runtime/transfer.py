@@ -1,0 +1,89 @@
+"""Parameters that come from elsewhere: from a weights file by layer name, or lent by another net."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Mapping, Sequence
+
+import numpy as np
+
+from netc.errors import NetcError
+from netc.graph import Node
+from netc.layer import Shape
+from netc.runtime.blob import Blob
+from netc.runtime.program import ParamArrays
+
+log = logging.getLogger(__name__)
+
+RENAME = "rename the layer to learn it from scratch"
+
+
+def take_weights(
+    params: Mapping[str, list[Blob]],
+    owned: Mapping[str, list[bool]],
+    layers: Collection[str],
+    weights: Mapping[str, Sequence[np.ndarray]],
+    origin: str,
+) -> None:
+    """Copies parameters into the layers of the same name, and logs what finds no counterpart.
+
+    owned: which parameters of a layer are its own, not shared from another; a file may leave those out.
+    Nothing is copied unless everything fits. Raises NetcError where a count or a shape disagrees.
+    """
+    for name in weights:
+        if name not in layers:
+            log.info("Ignoring source layer %s", name, extra={"source": "net.cpp:746"})
+    pairs: list[tuple[Blob, np.ndarray]] = []
+    for name, blobs in params.items():
+        if name in weights:
+            pairs += _pairs(name, blobs, owned[name], list(weights[name]), origin)
+        elif any(owned[name]):
+            log.info("Layer %s is not in %s and keeps its own parameters", name, origin)
+    for blob, array in pairs:
+        blob.data[...] = array.reshape(blob.shape)
+
+
+def _pairs(
+    name: str, blobs: list[Blob], owned: list[bool], arrays: list[np.ndarray], origin: str
+) -> list[tuple[Blob, np.ndarray]]:
+    """Which array goes into which parameter of one layer."""
+    if len(arrays) != len(blobs) and len(arrays) == sum(owned):
+        blobs = [blob for blob, own in zip(blobs, owned, strict=True) if own]
+    if len(arrays) != len(blobs):
+        raise NetcError(
+            f"{origin} has another number of parameters for a layer",
+            layer=name,
+            expected=len(blobs),
+            found=len(arrays),
+            remedy=RENAME,
+        )
+    for index, (blob, array) in enumerate(zip(blobs, arrays, strict=True)):
+        if not _fits(blob.shape, array.shape):
+            raise NetcError(
+                f"{origin} has another shape for parameter {index} of a layer",
+                layer=name,
+                expected=list(blob.shape),
+                found=list(array.shape),
+                remedy=RENAME,
+            )
+    return list(zip(blobs, arrays, strict=True))
+
+
+def _fits(net: Shape, file: Shape) -> bool:
+    """Whether a file's array fits; old files pad shapes with ones in front, to four axes."""
+    padded = (1,) * (4 - len(net)) + tuple(net)
+    return tuple(net) == tuple(file) or (len(file) == 4 and padded == tuple(file))
+
+
+def borrow(node: Node, index: int, shape: Shape, lent: list[Blob]) -> ParamArrays:
+    """A parameter of another net, for the layer of the same name here. Raises NetcError where they differ."""
+    if index >= len(lent) or lent[index].shape != shape:
+        raise NetcError(
+            f"cannot share parameter {index} with the layer of the same name in the other net",
+            at=node.location,
+            layer=f"{node.name} ({node.type})",
+            expected=list(lent[index].shape) if index < len(lent) else f"{len(lent)} parameters",
+            found=list(shape),
+            remedy="give the layers the same options, or different names",
+        )
+    return ParamArrays(lent[index].data, lent[index].diff)
