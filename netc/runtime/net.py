@@ -313,7 +313,7 @@ class Net:
                 self.params.setdefault(node.name, []).append(_param_blob(self._param_arrays[key]))
 
     def _first_values(self, graph: Graph, param: Param) -> np.ndarray:
-        """What a parameter's filler gives. Raises NetcError, at the layer's line, for one that makes no sense."""
+        """What a parameter's filler gives. Raises NetcError at its layer's line where it makes no sense."""
         rng = stream(np, self.seed, f"{param.layer}/{param.index}", 0)
         try:
             return fill(param.blob.filler, param.shape, rng, self.demand.dtype)

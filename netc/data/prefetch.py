@@ -1,0 +1,251 @@
+"""Reads ahead: a bounded number of batches, read in order, built in threads, handed out in order."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from netc.data.bad_records import BadRecord, BadRecords
+from netc.data.source import Shape, Source, TopSpec
+
+DEFAULT_PREFETCH = 4  # batches ahead of the net, Caffe's data_param.prefetch
+MOST_WORKERS = 4
+
+
+def available_cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class ArrayPool:
+    """Float32 arrays that are used again from batch to batch; safe from any thread."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._free: list[np.ndarray] = []
+        self._lock = threading.Lock()
+
+    def take(self, shape: Shape) -> np.ndarray:
+        """An array of this shape with whatever it held before."""
+        with self._lock:
+            for i, array in enumerate(self._free):
+                if array.shape == shape:
+                    return self._free.pop(i)
+        return np.empty(shape, np.float32)
+
+    def give(self, arrays: Sequence[np.ndarray]) -> None:
+        with self._lock:
+            self._free.extend(arrays)
+            del self._free[: max(0, len(self._free) - self._most)]
+
+
+@dataclass
+class Batch:
+    """One finished batch, and the records of it that did not decode."""
+
+    arrays: list[np.ndarray]
+    bad: list[BadRecord] = field(default_factory=list)
+
+
+class Feed(Protocol):
+    """Where batches come from. Positions are whole numbers that grow; what they count is the feed's own
+    matter."""
+
+    shapes: tuple[Shape, ...] | None  # of every batch, None where they vary
+    bad_records: BadRecords
+
+    def first(self) -> int:
+        """The position of the first batch of a run."""
+        ...
+
+    def read(self, position: int) -> tuple[Any, int]:
+        """The raw material of the batch at `position`, and the position after it. One call at a time."""
+        ...
+
+    def build(self, material: Any, pool: ArrayPool) -> Batch:
+        """The batch itself. Called by several threads at once."""
+        ...
+
+    def interrupt(self) -> None:
+        """The feed is about to be closed: a `read` that waits in another thread raises."""
+        ...
+
+    def close(self) -> None:
+        """Ends what the feed started; nobody is reading any more."""
+        ...
+
+
+@dataclass
+class _Outcome:
+    """What became of one batch."""
+
+    after: int
+    batch: Batch | None = None
+    error: BaseException | None = None
+
+
+class _Pipeline:
+    """The threads, and the batches between them and the consumer. Knows the feed but not the source, so that
+    a source that is dropped without `close()` can be collected (and then closes this)."""
+
+    def __init__(self, feed: Feed, depth: int, workers: int) -> None:
+        self.feed = feed
+        self.pool = ArrayPool(most=2 * (depth + 2))
+        self._depth = depth
+        self._workers = workers
+        self._reading = threading.Lock()  # held while reading: keeps the order
+        self._changed = threading.Condition()
+        self._threads: list[threading.Thread] = []
+        self._stopping = False
+        self._reset(0)
+
+    def _reset(self, position: int) -> None:
+        self._position = position  # of the next read
+        self._issued = 0  # tickets given to threads
+        self._delivered = 0  # tickets handed to the consumer
+        self._done: dict[int, _Outcome] = {}
+        self._failed = False
+
+    def start(self, position: int) -> None:
+        self._reset(position)
+        self._stopping = False
+        self._threads = [
+            threading.Thread(target=self._work, name=f"netc-data-{i}", daemon=True)
+            for i in range(self._workers)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """Ends the threads once they have finished the batch in hand."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+        for thread in self._threads:
+            # The collector may find a dropped source while one of its own threads runs.
+            if thread is not threading.current_thread():
+                thread.join()
+        self._threads = []
+
+    def close(self) -> None:
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+        self.feed.interrupt()
+        self.stop()
+        self.feed.close()
+
+    @property
+    def running(self) -> bool:
+        return bool(self._threads)
+
+    def head(self) -> _Outcome:
+        """The next batch in order; waits for it. Raises what its thread raised."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._delivered in self._done)
+            outcome = self._done[self._delivered]
+        if outcome.error is not None:
+            raise outcome.error
+        return outcome
+
+    def advance(self) -> None:
+        """The head has been delivered."""
+        with self._changed:
+            del self._done[self._delivered]
+            self._delivered += 1
+            self._changed.notify_all()
+
+    def _work(self) -> None:
+        while True:
+            with self._reading:
+                if not self._wait_for_room():
+                    return
+                ticket, position = self._issued, self._position
+                self._issued += 1
+                try:
+                    material, after = self.feed.read(position)
+                except BaseException as error:
+                    self._failed = True
+                    self._finish(ticket, _Outcome(position, error=error))
+                    return
+                self._position = after
+            try:
+                outcome = _Outcome(after, batch=self.feed.build(material, self.pool))
+            except BaseException as error:
+                outcome = _Outcome(after, error=error)
+            self._finish(ticket, outcome)
+
+    def _wait_for_room(self) -> bool:
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._stopping or self._failed or self._issued - self._delivered < self._depth
+            )
+            return not (self._stopping or self._failed)
+
+    def _finish(self, ticket: int, outcome: _Outcome) -> None:
+        with self._changed:
+            self._done[ticket] = outcome
+            self._changed.notify_all()
+
+
+class PrefetchedSource(Source):
+    """A source over a feed. Threads start with the first question for data."""
+
+    def __init__(self, feed: Feed, *, prefetch: int = DEFAULT_PREFETCH, workers: int | None = None) -> None:
+        """prefetch: batches ahead; workers: threads that build them (default: by cores)."""
+        depth = max(1, prefetch)
+        workers = workers or min(MOST_WORKERS, available_cores())
+        self._pipeline = _Pipeline(feed, depth, min(depth, workers))
+        self._finalizer = weakref.finalize(self, self._pipeline.close)
+        self._after = feed.first()
+        self._lent: list[np.ndarray] = []
+        self.varies = feed.shapes is None
+        self.waited_s = 0.0
+
+    @property
+    def tops(self) -> tuple[TopSpec, ...]:
+        shapes = self._pipeline.feed.shapes
+        if shapes is None:
+            batch = self._head().batch
+            assert batch is not None
+            shapes = tuple(array.shape for array in batch.arrays)
+        return tuple(TopSpec(shape) for shape in shapes)
+
+    def next(self) -> list[np.ndarray]:
+        outcome = self._head()
+        assert outcome.batch is not None
+        pipeline = self._pipeline
+        pipeline.feed.bad_records.report(outcome.batch.bad)
+        pipeline.advance()
+        pipeline.pool.give(self._lent)
+        self._lent = outcome.batch.arrays
+        self._after = outcome.after
+        return list(self._lent)
+
+    def state(self) -> dict[str, Any]:
+        return {"position": self._after}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self._pipeline.stop()
+        self._after = int(state["position"])
+
+    def close(self) -> None:
+        self._finalizer()
+
+    def _head(self) -> _Outcome:
+        if not self._finalizer.alive:
+            raise RuntimeError("this data source is closed")
+        if not self._pipeline.running:
+            self._pipeline.start(self._after)
+        start = time.perf_counter()
+        try:
+            return self._pipeline.head()
+        finally:
+            self.waited_s += time.perf_counter() - start

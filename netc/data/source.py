@@ -1,0 +1,81 @@
+"""What a data source is: batches one after another, from a position that can be saved and restored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from netc.errors import Location, NetcError
+
+Shape = tuple[int, ...]
+Locate = Callable[..., Location | None]
+Progress = Callable[[int, int | None], None]  # done, of how many (None: unknown)
+
+
+@dataclass(frozen=True)
+class TopSpec:
+    """The shape and type of one top of the next batch."""
+
+    shape: Shape
+    dtype: type[np.generic] = np.float32
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The layer that a source belongs to: its name, and where its fields stand, for messages."""
+
+    name: str = ""
+    type: str = "Data"
+    locate: Locate = lambda *path: None
+
+    def error(self, what: str, *path: str, **details: Any) -> NetcError:
+        """A NetcError about this layer at the line of one of its fields, e.g. `("data_param", "source")`."""
+        if self.name:
+            details.setdefault("layer", f"{self.name} ({self.type})")
+        details.setdefault("at", self.locate(*path))
+        return NetcError(what, **details)
+
+
+class Source:
+    """Gives batches as lists of arrays, one per top.
+
+    A source is seeded: the same seed and position give the same batches. It may read ahead in threads;
+    `state()` always speaks of the batches that `next()` has handed out.
+    """
+
+    varies: bool = False  # whether the shapes of the tops can change from batch to batch
+    waited_s: float = 0.0  # how long `next()` and `tops` have waited for data, in seconds
+
+    @property
+    def tops(self) -> tuple[TopSpec, ...]:
+        """The tops of the next batch (read ahead where shapes vary)."""
+        raise NotImplementedError
+
+    def next(self) -> list[np.ndarray]:
+        """The next batch: contiguous float32 arrays, valid until the following `next()`, `restore()` or
+        `close()`.
+
+        Raises NetcError where the data is damaged, or does not fit what the layer asks for.
+        """
+        raise NotImplementedError
+
+    def state(self) -> dict[str, Any]:
+        """The position after the last delivered batch, fit for JSON."""
+        raise NotImplementedError
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Goes to a position that `state()` gave; what was read ahead is thrown away."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Ends threads and reader programs; may be called twice."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Source:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
