@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import partial
 from types import ModuleType
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from netc.backends.step import Step
+from netc.errors import NetcError
 from netc.graph import Node
 from netc.layer import Buffers, SourceLayer
 from netc.passes.memory import ALIGNMENT
@@ -21,7 +23,15 @@ class CpuBackend:
     xp: ModuleType = np
 
     def allocate(self, nbytes: int) -> np.ndarray:
-        """Zeroed bytes, aligned for vector loads."""
+        """Zeroed bytes, aligned for vector loads. Raises NetcError where the machine has less memory."""
+        installed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        if nbytes > installed:
+            raise NetcError(
+                "the net does not fit into this machine's memory",
+                expected=f"at most {installed:,} bytes",
+                found=f"{nbytes:,} bytes in one piece",
+                remedy="a smaller batch_size, smaller inputs, or fewer outputs in the largest layer",
+            )
         raw = np.zeros(nbytes + ALIGNMENT, np.uint8)
         start = -raw.ctypes.data % ALIGNMENT
         return raw[start : start + nbytes]
