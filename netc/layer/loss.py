@@ -104,7 +104,7 @@ class SoftmaxWithLoss(Loss):
         likelihood = xp.log(xp.maximum(score_of_label(xp, probability, index), SMALLEST_PROBABILITY))
         if self.ignored() is not None:
             likelihood = xp.where(index >= 0, likelihood, 0)
-        b.tops[0][...] = -likelihood.sum() / self._normalizer(xp, index)
+        b.tops[0][...] = 0 - likelihood.sum() / self._normalizer(xp, index)  # never -0
 
     def backward(self, xp: ModuleType, b: Buffers) -> None:
         dx: Array = b.bottom_grads[0]
