@@ -18,7 +18,7 @@ NET_FLAGS: Final = (
     Flag(
         "gpu", "string", "", "The GPU to run on. This version of netc computes on the CPU only.", metavar="ID"
     ),
-    Flag("threads", "int", 0, "Threads that compute; 0 leaves it to the libraries.", metavar="N"),
+    Flag("threads", "int", 0, "Threads that compute; 0: all cores but one, which reads data.", metavar="N"),
 )
 THREAD_VARIABLES: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -42,8 +42,16 @@ def choose_device(flags: Flags, source: str) -> None:
 
 
 def limit_threads(flags: Flags) -> None:
-    """Hands -threads to the libraries that compute; call it before they are loaded, when they read it."""
+    """Hands -threads to the libraries that compute; call it before they are loaded, when they read it.
+
+    Without the flag, what the environment says stands. Without that, one core is left to the threads that
+    read data: matrix products that wait for a core which others keep busy become many times slower than on
+    one core less.
+    """
     if flags.threads < 0:
         raise UsageError("flag -threads is negative", expected="0 or more", found=flags.threads)
     if flags.threads:
         os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(flags.threads)))
+    elif not any(os.environ.get(variable) for variable in THREAD_VARIABLES):
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(max(1, cores - 1))))

@@ -81,7 +81,7 @@ def _definition(flags: Flags) -> pb.SolverParameter:
     """The solver's message, with what the flags change in it."""
     from netc.schema.solver import read_solver
 
-    definition: pb.SolverParameter = read_solver(flags.solver).message
+    definition: pb.SolverParameter = read_solver(flags.solver, net=flags.model or None).message
     state = definition.train_state
     if state.level != flags.level and "level" not in flags.given:
         log.warning(
