@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import difflib
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,10 +17,12 @@ from netc.data.prefetch import ArrayPool, Batch
 from netc.data.source import Origin, Shape
 from netc.errors import NetcError, raise_errors
 from netc.proto import netc_pb2 as pb
+from netc.schema.hdf5 import probe_hdf5
 
 FIELD = "hdf5_data_param"
 CHUNK_BYTES = 32 << 20  # read at once where the order is the file's own
 SHUFFLED_CHUNK_BYTES = 1 << 30  # ... and where it is not: a file up to this size is shuffled as a whole
+PROBED_BYTES = 256 << 20  # up to this size a file is first read by another process, which damage may kill
 # What libhdf5 raises through h5py for missing, foreign and damaged files.
 HDF5_ERRORS = (
     OSError,
@@ -109,9 +112,6 @@ class Hdf5Feed:
     def close(self) -> None:
         self._loaded = None
 
-    # --- the order of an epoch
-    # --------------------------------------------------------------------------------------
-
     def _chunks(self, file: str, rows: int) -> list[Chunk]:
         row_bytes = sum(4 * int(np.prod(shape)) for shape in self._row_shapes)
         size = max(1, (SHUFFLED_CHUNK_BYTES if self._shuffle else CHUNK_BYTES) // max(1, row_bytes))
@@ -145,9 +145,6 @@ class Hdf5Feed:
             return np.arange(length)
         return permutation(self._seed, f"{self._origin.name}/{what}", index, length)
 
-    # --- the files
-    # --------------------------------------------------------------------------------------------------
-
     def _load(self, chunk: Chunk) -> list[np.ndarray]:
         """The rows of a chunk for each top; only one chunk is kept."""
         if self._loaded and self._loaded[0] == chunk:
@@ -171,6 +168,8 @@ class Hdf5Feed:
         errors: list[NetcError] = []
         for path in files:
             try:
+                if os.path.exists(path) and os.path.getsize(path) <= PROBED_BYTES:
+                    probe_hdf5(path)
                 with h5py.File(path, "r") as file:
                     found = [self._dataset_shape(file, path, top) for top in self._tops]
                 self._check_rows(path, found)

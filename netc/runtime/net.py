@@ -264,7 +264,7 @@ class Net:
         program = compile_program(
             graph, self.demand, self.backend, self.arena, self._param_arrays, self.states
         )
-        log.debug("program of net %r: %s", graph.name, program.plan)
+        log.info("Program of net %r: %s", graph.name, program.plan)
         key = tuple(sorted((node.name, tuple(value.shape for value in node.outputs)) for node in _fed(graph)))
         self._programs[key] = program
         while len(self._programs) > PROGRAMS_KEPT:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -17,6 +18,8 @@ import numpy.typing as npt
 from netc.errors import NetcError
 from netc.schema.blobs import Array
 from netc.schema.reading import open_file
+
+log = logging.getLogger(__name__)
 
 HDF5_SUFFIXES = (".h5", ".hdf5")
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -78,11 +81,15 @@ def probe_hdf5(path: str | os.PathLike[str]) -> None:
     if identity in _probed or not sys.executable:
         return
     seconds = PROBE_SECONDS + status.st_size // PROBE_BYTES_PER_SECOND
-    command = [sys.executable, "-c", _PROBE, os.path.abspath(path), str(seconds), *filter(None, sys.path)]
+    folders = [folder or os.getcwd() for folder in sys.path]
+    command = [sys.executable, "-c", _PROBE, os.path.abspath(path), str(seconds), *folders]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    reason = done.stdout.decode("utf-8", "replace")
+    if done.returncode < 0 or (done.returncode and reason):
+        raise _damage_error(path, reason or _ending(-done.returncode, seconds))
     if done.returncode:
-        reason = done.stdout.decode("utf-8", "replace") or _ending(done.returncode, seconds)
-        raise _damage_error(path, reason)
+        trouble = done.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
+        log.warning("%s is read without a trial in another process: %s", os.fspath(path), trouble)
     _probed.add(identity)
 
 
@@ -118,8 +125,8 @@ def _damage_error(path: str | os.PathLike[str], reason: str) -> NetcError:
     )
 
 
-def _ending(returncode: int, seconds: int) -> str:
-    """How the probe ended, where it said nothing itself."""
-    if returncode in (-signal.SIGXCPU, -signal.SIGALRM):
+def _ending(number: int, seconds: int) -> str:
+    """What the signal that ended the probe says."""
+    if number in (signal.SIGXCPU, signal.SIGALRM):
         return f"the HDF5 library did not come to an end in {seconds} s"
-    return f"the HDF5 library ended with {signal.Signals(-returncode).name if returncode < 0 else returncode}"
+    return f"the HDF5 library died of {signal.Signals(number).name}"

@@ -78,8 +78,6 @@ class Solver:
         self._make_nets(self._choose_seed())
         say("solver.cpp:57", "Solver scaffolding done.")
 
-    # --- set up ---------------------------------------------------------------------------------------------
-
     def _check_device(self) -> None:
         if self.param.solver_mode == pb.SolverParameter.GPU:
             log.warning("solver_mode is GPU, but there is no GPU to run on: training on the CPU")
@@ -148,8 +146,6 @@ class Solver:
         """Closes the nets' data sources."""
         for net in (self.net, *self.test_nets):
             net.close()
-
-    # --- training -------------------------------------------------------------------------------------------
 
     @property
     def smoothed_loss(self) -> float:
@@ -266,8 +262,6 @@ class Solver:
         for hook in self.hooks:
             getattr(hook, event)(self, *facts)
 
-    # --- testing --------------------------------------------------------------------------------------------
-
     def test_all(self) -> None:
         """Runs every test net over its `test_iter` batches and logs the means of its outputs.
 
@@ -294,8 +288,6 @@ class Solver:
         if self.param.test_compute_loss:
             say("solver.cpp:401", "Test loss: %g", scores.loss)
         return scores.outputs
-
-    # --- snapshots ------------------------------------------------------------------------------------------
 
     def snapshot(self) -> str:
         """Writes a snapshot of this iteration; returns the path of its solver state.

@@ -1,5 +1,6 @@
 """A net that runs: shapes that change, shared parameters, ranges of layers, weights by name."""
 
+import cv2
 import numpy as np
 import pytest
 
@@ -229,3 +230,27 @@ def test_an_unknown_filler_is_named_with_its_layer() -> None:
     assert caught.value.layer == "ip (InnerProduct)"
     assert caught.value.at is not None
     assert caught.value.at.file == "net.prototxt"
+
+
+def test_images_of_mixed_sizes_meet_one_program_for_each_size(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    sizes = [(9, 7), (12, 8), (9, 7), (12, 8)]
+    for index, size in enumerate(sizes):
+        cv2.imwrite(f"{index}.png", np.full((*size, 3), 10 * index + 10, np.uint8))
+    (tmp_path / "list.txt").write_text("".join(f"{index}.png {index}\n" for index in range(len(sizes))))
+    text = """
+    layer { name: "images" type: "ImageData" top: "data" top: "label"
+      image_data_param { source: "list.txt" } }
+    layer { name: "mean" type: "Pooling" bottom: "data" top: "mean"
+      pooling_param { pool: AVE global_pooling: true } }
+    """
+    net = Net(message(text), pb.TEST, keep="outputs", backward=False)
+    programs = []
+    for index in range(2 * len(sizes)):
+        net.forward()
+        means = {value.name: value.data for value in net.output_values()}
+        np.testing.assert_allclose(means["mean"].ravel(), [10 * (index % 4) + 10] * 3, rtol=1e-6)
+        assert means["label"].item() == index % 4
+        programs.append(net.program)
+    assert len(set(map(id, programs))) == 2
+    net.close()

@@ -163,6 +163,16 @@ def test_an_hdf5_file_is_probed_once(golden: Path, tmp_path: Path, monkeypatch: 
     assert len(runs) == 2
 
 
+def test_a_probe_that_cannot_run_says_nothing_of_the_file(
+    golden: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "w.h5"
+    path.write_bytes((golden / "solvers/shared_init.caffemodel.h5").read_bytes())
+    monkeypatch.setattr(hdf5, "_PROBE", "import no_such_module")
+    assert set(read_weights(path)) == {"a", "o"}
+    assert "no_such_module" in caplog.text
+
+
 def test_without_an_interpreter_there_is_no_probe(
     golden: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
