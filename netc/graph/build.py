@@ -109,11 +109,12 @@ class _Builder:
         location = self.locate(placed.index)
         try:
             bottoms = self.connect(spec, placed)
+            known = layer_class(spec.type, layer=spec.name, at=self.locate(placed.index, "type"))
             if bottoms is None:
                 self.broken.update(spec.top)
                 return
             phase = spec.phase if spec.HasField("phase") else self.build.state.phase
-            layer = layer_class(spec.type, layer=spec.name, at=self.locate(placed.index, "type"))(
+            layer = known(
                 spec,
                 phase,
                 seed=self.build.seed,
@@ -156,7 +157,7 @@ class _Builder:
                 unknown = True
             else:
                 unknown = True
-                near = difflib.get_close_matches(name, self.live, n=2)
+                near = difflib.get_close_matches(name, [*self.live, *self.broken], n=2)
                 later = [layer.name for layer in self.definition.layer if name in layer.top]
                 remedy = f"did you mean {' or '.join(near)}?" if near else "name a top of an earlier layer"
                 if later:
@@ -256,6 +257,9 @@ class _Builder:
             if spec.name:
                 self.share(layer, param, spec)
             node.params.append(param)
+        if layer.tops_are_params:
+            for value, param in zip(node.outputs, node.params, strict=True):
+                value.param = param
 
     def share(self, layer: Layer, param: Param, spec: pb.ParamSpec) -> None:
         """Joins a named parameter to the first of its name."""

@@ -25,6 +25,7 @@ class Value:
     producer: Node
     consumers: list[Node] = field(default_factory=list)
     loss_weight: float = 0.0
+    param: Param | None = None  # the parameter whose memory this is, where a layer gives one out as its top
     memory: Value = field(init=False)
     diff_memory: Value = field(init=False)
 

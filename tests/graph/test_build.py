@@ -100,12 +100,15 @@ def test_all_errors_of_a_net_come_at_once_with_lines_and_remedies() -> None:
     text = (
         INPUT + relu("r", "dta", "r") + ip("ip", "r", "h") + relu("z", "data", "z") + relu("z2", "data", "z")
     )
+    text += 'layer { name: "t" type: "TanHH" bottom: "hh" top: "t" }'
     with pytest.raises(NetcErrors) as caught:
         graph(text)
     errors = caught.value.errors
-    assert [error.at.line for error in errors if error.at] == [2, 5]
+    assert [error.at.line for error in errors if error.at] == [2, 5, 6, 6]
     assert errors[0].remedy == "did you mean data?"
     assert "made by two layers" in errors[1].what
+    assert errors[2].remedy == "did you mean h?"
+    assert "TanH" in str(errors[3].remedy)
 
 
 def test_a_shape_error_shows_how_its_input_came_about() -> None:
