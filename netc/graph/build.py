@@ -21,6 +21,8 @@ from netc.schema.positions import Positions
 
 log = logging.getLogger(__name__)
 
+UNNAMED = "(automatic)"  # a loss whose top the prototxt leaves out: it counts, but is no output, as in Caffe
+
 
 @dataclass
 class Build:
@@ -178,9 +180,7 @@ class _Builder:
         layer, spec = node.layer, node.layer.spec
         tops = list(spec.top)
         if layer.is_loss and len(tops) < layer.tops.least:
-            tops += [
-                "(automatic)" if not tops else f"(automatic {i})" for i in range(len(tops), layer.tops.least)
-            ]
+            tops += [UNNAMED] * (layer.tops.least - len(tops))
         for label, arity, names in (("bottom", layer.bottoms, spec.bottom), ("top", layer.tops, tops)):
             if not arity.allows(len(names)):
                 raise layer.error(
@@ -218,7 +218,7 @@ class _Builder:
             raise layer.error("as many loss_weight as tops, or none, are needed", found=len(spec.loss_weight))
         for j, (name, shape) in enumerate(zip(names, shapes, strict=True)):
             runs_in_place = j < len(spec.bottom) and spec.bottom[j] == name
-            if not runs_in_place and (name in self.live or name in names[:j]):
+            if name != UNNAMED and not runs_in_place and (name in self.live or name in names[:j]):
                 raise layer.error(
                     f"blob {name!r} is made by two layers",
                     expected="a name of its own",
@@ -236,7 +236,7 @@ class _Builder:
             if runs_in_place or layer.shares_diff:
                 value.diff_memory = node.inputs[j if runs_in_place else 0].diff_memory
             node.outputs.append(value)
-        for value in node.outputs:
+        for value in node.outputs[: len(spec.top)]:
             self.live[value.name] = self.unread[value.name] = value
             self.broken.discard(value.name)
 

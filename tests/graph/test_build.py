@@ -189,3 +189,10 @@ def test_the_printed_graph_names_layers_and_shapes() -> None:
     text = str(graph(INPUT + ip("a", "data", "h")))
     assert "a" in text
     assert "h[2, 4]" in text
+
+
+def test_losses_without_tops_count_but_are_no_outputs() -> None:
+    loss = 'layer { name: "%s" type: "EuclideanLoss" bottom: "data" bottom: "r" }\n'
+    net = graph(INPUT + relu("r", "data", "r") + loss % "one" + loss % "two")
+    assert [node.outputs[0].loss_weight for node in net.nodes[-2:]] == [1, 1]
+    assert net.outputs == []
