@@ -36,7 +36,7 @@ class ImageListFeed:
         self._step = ranks
         self._shuffle_name = f"{spec.name}/shuffle" if param.shuffle else None
         self._seed = seed
-        self._images = read_list(param.source, origin, (FIELD, "source"))
+        self._images = self._read_list(param, origin)
         skip = below(seed, f"{spec.name}/rand_skip", param.rand_skip)
         if skip >= len(self._images):
             raise origin.error(
@@ -50,10 +50,16 @@ class ImageListFeed:
         self._epoch = -1
         self._order = np.arange(len(self._images))
         self.bad_records = BadRecords(origin, param.source, len(self._images))
-        self._batcher = self._probe(
-            Transformer(spec.transform_param, phase, seed, origin), len(spec.top), origin
-        )
-        self.shapes: tuple[Shape, ...] | None = self._batcher.shapes
+        self.shapes: tuple[Shape, ...] | None = self._prepare(spec, phase, origin)
+
+    def _read_list(self, param: pb.ImageDataParameter, origin: Origin) -> list[ListedImage]:
+        return read_list(param.source, origin, (FIELD, "source"))
+
+    def _prepare(self, spec: pb.LayerParameter, phase: int, origin: Origin) -> tuple[Shape, ...] | None:
+        """Reads the first images that can be read; the shapes of every batch, None where they vary."""
+        transformer = Transformer(spec.transform_param, phase, self._seed, origin)
+        self._batcher = self._probe(transformer, len(spec.top), origin)
+        return self._batcher.shapes
 
     @staticmethod
     def _check(param: pb.ImageDataParameter, origin: Origin) -> None:

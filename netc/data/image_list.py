@@ -35,7 +35,7 @@ def read_list(
     0 of anything else). several: lines may end in several labels, any numbers; how many is settled by the
     first files that exist below `root`. Raises NetcError at the lines that are wrong.
     """
-    lines = _read_lines(path, origin, field)
+    lines = read_lines(path, origin, field)
     labels = _count_labels(lines, root) if several else 1
     listed: list[ListedImage] = []
     errors: list[NetcError] = []
@@ -56,7 +56,7 @@ def read_list(
     return listed
 
 
-def _read_lines(path: str, origin: Origin, field: tuple[str, ...]) -> list[tuple[int, str]]:
+def read_lines(path: str, origin: Origin, field: tuple[str, ...]) -> list[tuple[int, str]]:
     """The lines that are not blank, with their numbers."""
     try:
         with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:

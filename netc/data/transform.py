@@ -54,6 +54,16 @@ class Transformer:
         )
 
     @property
+    def mean(self) -> np.ndarray | None:
+        """The mean image of mean_file, C x H x W."""
+        return self._mean
+
+    @property
+    def mean_values(self) -> np.ndarray:
+        """The values of mean_value; empty where there are none."""
+        return self._values
+
+    @property
     def fixed_size(self) -> bool:
         """Whether every image comes out at one height and width."""
         return self._crop > 0 or self._mean is not None
@@ -128,6 +138,10 @@ class Transformer:
         if scratch is not None:
             for plane, mirrored in zip(scratch, out, strict=True):
                 cv2.flip(plane, 1, dst=mirrored)
+
+    def apply_at(self, image: np.ndarray, out: np.ndarray, top: int, left: int, mirrored: bool) -> None:
+        """Writes one image (C x H x W), cropped at a place to the size of `out`, into `out` (C x h x w)."""
+        self._apply_one(image, out, top, left, np.empty_like(out) if mirrored else None)
 
     def _apply_together(
         self, images: np.ndarray, out: np.ndarray, offsets: np.ndarray, mirrored: np.ndarray

@@ -16,6 +16,7 @@ from netc.graph.graph import Graph, Node, Param, Value
 from netc.graph.rules import State, included
 from netc.graph.splits import PlacedLayer, insert_splits
 from netc.layer import Layer, Shape, SourceLayer, layer_class
+from netc.layer.size import check_size
 from netc.proto import netc_pb2 as pb
 from netc.schema.positions import Positions
 
@@ -28,8 +29,9 @@ UNNAMED = "(automatic)"  # a loss whose top the prototxt leaves out: it counts, 
 class Build:
     """What a graph is built for, beside its message.
 
-    shapes: shapes of layers without bottoms that differ from what they say, by layer name (a reshape, a data
-    source's next batch); sources: open data sources by layer name, filled as layers open theirs.
+    shapes: shapes of tops that differ from what their layers say, by layer name (a reshape, a data source's
+    next batch, shapes that hang on values); sources: open data sources by layer name, filled as layers open
+    theirs; kept: what layers keep from one graph to the next, by their place in the net.
     """
 
     state: State
@@ -38,6 +40,7 @@ class Build:
     sources: dict[str, Any] = field(default_factory=dict)
     seed: int = 0
     dtype: Any = np.float32
+    kept: dict[int, dict[str, Any]] = field(default_factory=dict)
 
 
 def build_graph(definition: pb.NetParameter, build: Build) -> Graph:
@@ -123,6 +126,7 @@ class _Builder:
                 dtype=self.build.dtype,
                 locate=lambda *path: self.locate(placed.index, *path),
             )
+            layer.kept = self.build.kept.setdefault(len(self.nodes), {})
             node = Node(layer, location, inputs=bottoms)
             tops = self.top_names(node)
             shapes = self.infer(node, len(tops))
@@ -199,17 +203,32 @@ class _Builder:
         """The shapes of a node's tops."""
         layer = node.layer
         layer.bottom_shapes = [value.shape for value in node.inputs]
-        if layer.name in self.build.shapes:
-            shapes = [tuple(shape) for shape in self.build.shapes[layer.name]]
-        elif isinstance(layer, SourceLayer):
+        known = self.build.shapes.get(layer.name)
+        if isinstance(layer, SourceLayer):
             if layer.name not in self.build.sources:
                 self.build.sources[layer.name] = layer.open()
-            shapes = [tuple(top.shape) for top in self.build.sources[layer.name].tops]
+            shapes = known or [top.shape for top in self.build.sources[layer.name].tops]
         else:
-            shapes = [tuple(int(n) for n in shape) for shape in layer.infer(layer.bottom_shapes)]
+            inferred = self.inferred(layer)
+            shapes = known or inferred
+        shapes = [tuple(int(n) for n in shape) for shape in shapes]
         if len(shapes) != tops:
             raise layer.error("wrong number of tops", "top", expected=len(shapes), found=tops)
+        for name, shape in zip(layer.spec.top, shapes, strict=False):
+            check_size(layer, f"blob {name!r}", shape)
         layer.top_shapes = shapes
+        return shapes
+
+    def inferred(self, layer: Layer) -> list[Shape]:
+        """The shapes that a layer gives its tops; what it asks for beside them is of possible size as well."""
+        try:
+            shapes = layer.infer(layer.bottom_shapes)
+        except MemoryError as error:
+            raise layer.error("there is not enough memory to set the layer up") from error
+        for index, blob in enumerate(layer.params):
+            check_size(layer, f"parameter {index}", blob.shape)
+        for name, scratch in (*layer.saved.items(), *layer.states.items()):
+            check_size(layer, f"its array {name!r}", scratch.shape)
         return shapes
 
     def make_tops(self, node: Node, names: list[str], shapes: list[Shape]) -> None:

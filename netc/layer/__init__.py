@@ -3,7 +3,7 @@
 from importlib import import_module
 from pkgutil import iter_modules
 
-from netc.layer.base import Array, Buffers, Layer, ParamBlob, Scratch, Shape, SourceLayer
+from netc.layer.base import Array, Buffers, Closable, Layer, ParamBlob, Scratch, Shape, SourceLayer
 from netc.layer.registry import LAYER_TYPES, layer_class, register
 
 for _module in iter_modules(__path__):
@@ -13,6 +13,7 @@ __all__ = [
     "LAYER_TYPES",
     "Array",
     "Buffers",
+    "Closable",
     "Layer",
     "ParamBlob",
     "Scratch",

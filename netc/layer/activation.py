@@ -46,6 +46,31 @@ class ReLU(Elementwise):
 
 
 @register
+class ReLU6(Elementwise):
+    """y = min(max(x, 0) + negative_slope * min(x, 0), 6); the slope is `relu6_param`'s. (Krizhevsky, 2010)
+
+    The gradient is 0 at 6 itself, so that it is the same in place.
+    """
+
+    type = "ReLU6"
+    options_field = "relu6_param"
+    backward_tops = ()
+
+    def forward(self, xp: ModuleType, b: Buffers) -> None:
+        x, y, slope = b.bottoms[0], b.tops[0], self.options.negative_slope
+        below = x.dtype.type(slope) * xp.minimum(x, 0) if slope else None
+        xp.maximum(x, 0, out=y)
+        if below is not None:
+            y += below
+        xp.minimum(y, 6, out=y)
+
+    def backward(self, xp: ModuleType, b: Buffers) -> None:
+        x = b.bottoms[0]
+        slopes = ((x > 0) & (x < 6)) + (x <= 0) * x.dtype.type(self.options.negative_slope)
+        xp.multiply(b.top_grads[0], slopes, out=b.bottom_grads[0])
+
+
+@register
 class PReLU(Elementwise):
     """y = max(x, 0) + slope_c * min(x, 0) with a learned slope for each channel c. (He et al., 2015)
 
@@ -117,6 +142,46 @@ class ELU(Elementwise):
         x, y = b.bottoms[0], b.tops[0]
         slope = _two_slopes(x, y + y.dtype.type(self.options.alpha))
         xp.multiply(b.top_grads[0], slope, out=b.bottom_grads[0])
+
+
+@register
+class SeLU(Elementwise):
+    """y = lambda x where x > 0, lambda alpha (exp(x) - 1) elsewhere. (Klambauer et al., 2017)
+
+    Where lambda and alpha are left out, mean 0 and variance 1 are kept from layer to layer. In place, the
+    fork's gradient takes exp of what the layer wrote, and so does this one.
+    """
+
+    type = "SeLU"
+    options_field = "selu_param"
+    backward_tops = ()
+
+    def infer(self, bottoms: list[Shape]) -> list[Shape]:
+        self.factor = getattr(self.options, "lambda")
+        return [bottoms[0]]
+
+    def forward(self, xp: ModuleType, b: Buffers) -> None:
+        x, y = b.bottoms[0], b.tops[0]
+        below = xp.exp(xp.minimum(x, 0))
+        below -= 1
+        below *= x.dtype.type(self.options.alpha)
+        xp.maximum(x, 0, out=y)
+        y += below
+        y *= x.dtype.type(self.factor)
+
+    def backward(self, xp: ModuleType, b: Buffers) -> None:
+        x = b.bottoms[0]
+        below = xp.exp(xp.minimum(x, 0))
+        below *= x.dtype.type(self.factor * self.options.alpha)
+        slopes = xp.where(x > 0, x.dtype.type(self.factor), below)
+        xp.multiply(b.top_grads[0], slopes, out=b.bottom_grads[0])
+
+
+@register
+class SeLu(SeLU):
+    """SeLU under the other spelling of its name."""
+
+    type = "SeLu"
 
 
 @register

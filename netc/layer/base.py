@@ -53,6 +53,7 @@ class ParamBlob:
     shape: Shape
     filler: pb.FillerParameter | None = None  # None: zeros
     lr_mult: float | None = None  # None: as `param { lr_mult }` says
+    values: Array | None = None  # first values that are known already, in place of a filler's
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,8 @@ class Buffers:
     A gradient that nobody wants is None in `bottom_grads` and `param_grads`: do not compute it. A gradient
     that nobody gives is None in `top_grads`: it stands for zeros (a layer with one top always gets it).
     `bottom_grads` are written, `param_grads` are added to. In place, a top is its bottom's memory, and the
-    gradients share theirs as well.
+    gradients share theirs as well. `leftovers` holds, by bottom, the memory of unwanted gradients that a
+    layer with `leftovers` writes into where every blob is kept.
     """
 
     bottoms: list[Array] = field(default_factory=list)
@@ -81,6 +83,7 @@ class Buffers:
     bottom_grads: list[Array | None] = field(default_factory=list)
     top_grads: list[Array | None] = field(default_factory=list)
     param_grads: list[Array | None] = field(default_factory=list)
+    leftovers: dict[int, Array] = field(default_factory=dict)
 
 
 class Layer:
@@ -99,9 +102,14 @@ class Layer:
     # Every top is bottom 0's memory under another shape, so forward copies nothing; so are the gradients.
     shares_data: ClassVar[bool] = False
     shares_diff: ClassVar[bool] = False
+    tops_are_params: ClassVar[bool] = False  # each top is the memory of the parameter of its number
+    # The tops' shapes hang on values: they are known only when the layer runs, through `real_shapes`.
+    shapes_by_value: ClassVar[bool] = False
     # The bottoms and tops whose values backward reads; where it hangs on the options, `infer` says it anew.
     backward_bottoms: Indices = ALL
     backward_tops: Indices = ALL
+    # The bottoms in whose gradients, where nobody wants them, Caffe's layer leaves something else.
+    leftovers: tuple[int, ...] = ()
 
     def __init__(
         self,
@@ -125,6 +133,8 @@ class Layer:
         self.states: dict[str, Scratch] = {}
         self.bottom_shapes: list[Shape] = []
         self.top_shapes: list[Shape] = []
+        # What outlives this object: the layer of this place in the net's next graph is handed the same dict.
+        self.kept: dict[str, Any] = {}
 
     def infer(self, bottoms: list[Shape]) -> list[Shape]:
         """The tops' shapes for these bottoms' shapes; also sets `params`, `saved` and `states`.
@@ -132,6 +142,17 @@ class Layer:
         Raises NetcError (through `self.error`) where the shapes or the options make no sense.
         """
         raise NotImplementedError
+
+    def attach(self, b: Buffers) -> None:
+        """Told once by every program that its arrays are `b`: for layers that show them to others."""
+
+    def real_shapes(self, xp: ModuleType, b: Buffers) -> list[Shape]:
+        """The tops' shapes for the values that the bottoms hold now.
+
+        A program asks before every forward of a layer with `shapes_by_value`. Where the shapes are not those
+        of `b`, forward is called on the layer's next object, of a graph with the shapes given here.
+        """
+        return self.top_shapes
 
     def forward(self, xp: ModuleType, b: Buffers) -> None:
         """Computes `b.tops` (and `b.saved`, `b.states`) from `b.bottoms` and `b.params`."""
@@ -167,6 +188,13 @@ class Layer:
         path = (self.options_field, *option) if option and self.options_field else option
         details.setdefault("layer", f"{self.name} ({self.type})")
         return NetcError(what, at=self.locate(*path), **details)
+
+
+class Closable:
+    """What a layer keeps in `kept` that must be closed with the net."""
+
+    def close(self) -> None:
+        raise NotImplementedError
 
 
 class SourceLayer(Layer):

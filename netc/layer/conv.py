@@ -34,8 +34,22 @@ class SlidingFilters(Layer):
             self._per_axis("kernel_size", axes, None, "kernel_h", "kernel_w"),
             self._per_axis("stride", axes, 1, "stride_h", "stride_w"),
             self._per_axis("pad", axes, 0, "pad_h", "pad_w"),
-            self._per_axis("dilation", axes, 1),
+            self._dilation(axes),
         )
+
+    def output_of(self, spatial: Shape) -> Shape:
+        """The windows along each axis. Raises NetcError where not one fits."""
+        output = self.window.output(spatial)
+        if any(size < 1 for size in output):
+            padded = tuple(n + 2 * p for n, p in zip(spatial, self.window.pad, strict=True))
+            raise self.error(
+                "the kernel is larger than its padded input",
+                "kernel_h" if self.options.HasField("kernel_h") else "kernel_size",
+                expected=f"at most {padded}",
+                found=self.window.extent,
+                remedy="a smaller kernel or dilation, more padding, or a larger input",
+            )
+        return output
 
     def check_equal_shapes(self, bottoms: list[Shape]) -> None:
         """All bottoms go through the same filters and must have the same shape."""
@@ -73,6 +87,23 @@ class SlidingFilters(Layer):
         if self.options.bias_term:
             params.append(ParamBlob((self.options.num_output,), self.option("bias_filler")))
         return params
+
+    def _dilation(self, axes: int) -> Shape:
+        """`dilation`; or DeepLab's name for it, `hole`, or `hole_h` and `hole_w`."""
+        given = [name for name in ("hole", "hole_h", "hole_w") if self.options.HasField(name)]
+        if not given:
+            return self._per_axis("dilation", axes, 1)
+        values = tuple(getattr(self.options, name) for name in given)
+        if self.options.dilation or given not in (["hole"], ["hole_h", "hole_w"]) or axes % len(given):
+            raise self.error(
+                "the dilation must be given once",
+                given[0],
+                expected="dilation, or hole, or hole_h and hole_w for two spatial axes",
+                found=" and ".join(given + ["dilation"] * bool(self.options.dilation)),
+            )
+        if min(values) < 1:
+            raise self.error("a dilation must be at least 1", given[values.index(min(values))], found=0)
+        return values if len(values) == axes else values[:1] * axes
 
     def _per_axis(self, name: str, axes: int, default: int | None, *names_2d: str) -> Shape:
         """An option per spatial axis: given for each, once for all, or (for two axes) as _h and _w."""
@@ -136,15 +167,7 @@ class Convolution(SlidingFilters):
         channels, spatial = shape[self.axis], shape[self.axis + 1 :]
         self.check_groups(channels)
         group, filters = self.options.group, self.options.num_output
-        output = self.window.output(spatial)
-        if any(size < 1 for size in output):
-            raise self.error(
-                "the kernel is larger than its padded input",
-                "kernel_h" if self.options.HasField("kernel_h") else "kernel_size",
-                expected=f"at most {tuple(n + 2 * p for n, p in zip(spatial, self.window.pad, strict=True))}",
-                found=self.window.extent,
-                remedy="a smaller kernel or dilation, more padding, or a larger input",
-            )
+        output = self.output_of(spatial)
         self.params = self.filter_params((filters, channels // group, *self.window.kernel))
         images = count(shape[: self.axis])
         self.lowering = Lowering.of(images, group, channels, filters, self.window, spatial, output)

@@ -34,6 +34,8 @@ def fill(filler: pb.FillerParameter | None, shape: Shape, rng: np.random.Generat
             found=f"sparse: {filler.sparse}",
             remedy='only type: "gaussian" takes it',
         )
+    if 0 in shape:
+        return np.zeros(shape, dtype)
     values = kind.draw(filler, tuple(shape), rng, _precision(dtype))
     return values.astype(dtype, copy=False)
 

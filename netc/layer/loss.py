@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
+from netc.errors import NetcError
 from netc.layer.activation import log_1_plus_exp, sigmoid
 from netc.layer.base import Arity, Array, Buffers, Indices, Layer, Scratch, Shape, count
 from netc.layer.labels import read_labels, score_of_label
 from netc.layer.registry import register
 from netc.layer.softmax import softmax
 from netc.proto import netc_pb2 as pb
+
+log = logging.getLogger(__name__)
 
 SMALLEST_PROBABILITY = float(np.finfo(np.float32).tiny)  # Caffe clamps at FLT_MIN
 
@@ -55,6 +59,13 @@ class Loss(Layer):
             return options.normalization if options.HasField("normalization") else default
         return pb.LossParameter.VALID if options.normalize else pb.LossParameter.BATCH_SIZE
 
+    def normalizer(self, default: int) -> Callable[[int, int, Any], Any]:
+        """What a sum over outer * inner places is divided by, `counted` of which are not ignored."""
+        mode = self.normalization(default)
+        if mode == pb.LossParameter.PRE_FIXED:
+            return lambda outer, inner, counted: self.spec.loss_param.pre_fixed_normalizer
+        return NORMALIZERS[mode]
+
     def ignored(self) -> int | None:
         """`ignore_label` of loss_param."""
         return self.spec.loss_param.ignore_label if self.spec.loss_param.HasField("ignore_label") else None
@@ -66,7 +77,8 @@ class SoftmaxWithLoss(Loss):
 
     x: outer x classes x inner (N C H W: a label for each pixel); labels: outer x inner numbers. A second top
     holds p. `loss_param` names an `ignore_label` and the normalizer: VALID (the labels that count) unless
-    stated, and never below 1.
+    stated, and never below 1. `class_weight`, one number per class, weighs every place by its label, as
+    SegNet's `class_weighting` does with `weight_by_label_freqs: true`; the normalizer stays as it is.
     """
 
     type = "SoftmaxWithLoss"
@@ -87,7 +99,8 @@ class SoftmaxWithLoss(Loss):
                 found=f"{count(labels)} ({list(labels)})",
                 remedy="give labels N (or N x H x W for N x C x H x W), whole numbers, not one-hot rows",
             )
-        self.normalize = NORMALIZERS[self.normalization(default=pb.LossParameter.VALID)]
+        self.normalize = self.normalizer(default=pb.LossParameter.VALID)
+        self.class_weights = self._class_weights()
         self.saved = {
             "probability": Scratch((self.outer, self.classes, self.inner)),
             "index": Scratch((self.outer, self.inner), np.int64),
@@ -104,7 +117,13 @@ class SoftmaxWithLoss(Loss):
         likelihood = xp.log(xp.maximum(score_of_label(xp, probability, index), SMALLEST_PROBABILITY))
         if self.ignored() is not None:
             likelihood = xp.where(index >= 0, likelihood, 0)
-        b.tops[0][...] = 0 - likelihood.sum() / self._normalizer(xp, index)  # never -0
+        if self.class_weights is not None:
+            likelihood = likelihood * self._weights(xp, index)
+        self.deliver(xp, b, likelihood)
+
+    def deliver(self, xp: ModuleType, b: Buffers, likelihood: Array) -> None:
+        """Writes the loss, given log p[label] (outer x inner), weighted, 0 where a label is ignored."""
+        b.tops[0][...] = 0 - likelihood.sum() / self._normalizer(xp, b.saved["index"])  # never -0
 
     def backward(self, xp: ModuleType, b: Buffers) -> None:
         dx: Array = b.bottom_grads[0]
@@ -117,7 +136,36 @@ class SoftmaxWithLoss(Loss):
         slope[xp.arange(self.outer)[:, None], index, xp.arange(self.inner)] -= 1
         if self.ignored() is not None:
             slope[...] = xp.where((index >= 0)[:, None, :], slope, 0)
+        if self.class_weights is not None:
+            slope *= self._weights(xp, index)[:, None, :]
         slope *= weight / self._normalizer(xp, index)
+
+    def _class_weights(self) -> np.ndarray[Any, Any] | None:
+        """One weight per class, None for none. Raises NetcError where they are not as many as the classes."""
+        options = self.spec.loss_param
+        name = "class_weight" if options.class_weight else "class_weighting"
+        weights = getattr(options, name)
+        if name == "class_weighting" and not options.weight_by_label_freqs:
+            if weights:
+                log.warning(
+                    "%s: layer %s: class_weighting has no effect without weight_by_label_freqs: true",
+                    self.locate("loss_param", name),
+                    self.name,
+                )
+            return None
+        if len(weights) != self.classes:
+            raise NetcError(
+                "one weight per class is needed",
+                at=self.locate("loss_param", name),
+                layer=f"{self.name} ({self.type})",
+                expected=f"{self.classes} values of {name}, for {self.classes} classes",
+                found=len(weights),
+            )
+        return np.array(weights, self.dtype)
+
+    def _weights(self, xp: ModuleType, index: Array) -> Array:
+        """Every place's weight by its label; an ignored label gets any."""
+        return xp.asarray(self.class_weights)[index]
 
     def _normalizer(self, xp: ModuleType, index: Array) -> Any:
         counted = index.size if self.ignored() is None else (index >= 0).sum()
@@ -233,7 +281,7 @@ class SigmoidCrossEntropyLoss(Loss):
                 expected=f"{count(scores)}, as {self.spec.bottom[0]!r} {list(scores)}",
                 found=f"{count(targets)} ({list(targets)})",
             )
-        self.normalize = NORMALIZERS[self.normalization(default=pb.LossParameter.BATCH_SIZE)]
+        self.normalize = self.normalizer(default=pb.LossParameter.BATCH_SIZE)
         self.saved = {"sigmoid": Scratch(scores)}
         return tops
 

@@ -99,9 +99,9 @@ class ArgMax(Layer):
             index = _largest(xp, x, self.axis, top_k)
             y[...] = xp.take_along_axis(x, index, axis=self.axis) if self.options.out_max_val else index
             return
-        rows = x.reshape(len(x), -1)
+        rows = x.reshape(len(x), count(x.shape[1:]))
         index = _largest(xp, rows, 1, top_k)
-        result = y.reshape(len(x), -1, top_k)
+        result = y.reshape(len(x), y.shape[1], top_k)
         result[:, 0] = index
         if self.options.out_max_val:
             result[:, 1] = xp.take_along_axis(rows, index, axis=1)

@@ -89,6 +89,10 @@ class BatchNorm(Layer):
     sums) become `moving_average_fraction` times themselves plus the batch's. With global statistics (the
     default in TEST) they are blobs 0 and 1 divided by blob 2, or 0 where that is 0. No blob learns by
     gradient; factor and bias are a Scale layer's. (Ioffe and Szegedy, "Batch normalization", 2015)
+
+    With NVIDIA's `scale_bias` or Intel's `use_weight_bias` (or a filler of theirs) blobs 3 and 4 are a
+    learned factor (1 unless filled) and bias (C): y is multiplied by the one and the other is added;
+    `bias_term: false` leaves the bias out.
     """
 
     type = "BatchNorm"
@@ -107,11 +111,14 @@ class BatchNorm(Layer):
         self.cells = (images, channels, count(shape) // max(1, images * channels))
         self.from_batch = not self.option("use_global_stats", self.phase == pb.TEST)
         self.params = [ParamBlob(of, None, lr_mult=0) for of in ((channels,), (channels,), (1,))]
+        self.params += self._factor_and_bias(channels)
+        self.learns = len(self.params) > 3
         self.saved = {"inverse": Scratch((channels,))}
-        if self.from_batch:
+        if self.learns or (self.from_batch and self.runs_in_place):
             # In place the bottom is gone by the time its normalised values are wanted.
-            kept = {"normalised": Scratch(shape)} if self.runs_in_place else {"mean": Scratch((channels,))}
-            self.saved |= kept
+            self.saved["normalised"] = Scratch(shape)
+        elif self.from_batch:
+            self.saved["mean"] = Scratch((channels,))
         self.backward_bottoms = (0,) if "mean" in self.saved else ()
         return [shape]
 
@@ -120,7 +127,7 @@ class BatchNorm(Layer):
         weight = 1 / (self.cells[0] * self.cells[2]) if self.from_batch and x.size else 0
         if self.from_batch:
             mean = self._over_cells(x.sum(axis=2)) * x.dtype.type(weight)
-            if not self.runs_in_place:
+            if "mean" in self.saved:
                 b.saved["mean"][...] = mean
         else:
             mean, variance = self._global(xp, b)
@@ -132,12 +139,23 @@ class BatchNorm(Layer):
         y *= inverse[:, None]
         if "normalised" in self.saved:
             b.saved["normalised"][...] = b.tops[0]
+        if self.learns:
+            y *= b.params[3][:, None]
+        for bias in b.params[4:]:
+            y += bias[:, None]
 
     def backward(self, xp: ModuleType, b: Buffers) -> None:
-        if b.bottom_grads[0] is None:
+        dy: Array = b.top_grads[0].reshape(self.cells)  # type: ignore[union-attr]
+        if self.learns:
+            for gradient, value in zip(
+                b.param_grads[3:], (b.saved["normalised"].reshape(self.cells), None), strict=False
+            ):
+                if gradient is not None:
+                    gradient += self._over_cells((dy if value is None else dy * value).sum(axis=2))
+            dy = dy * b.params[3][:, None]
+        if b.bottom_grads[0] is None or not dy.size:
             return
-        dy: Array = b.top_grads[0]
-        dy, dx = dy.reshape(self.cells), b.bottom_grads[0].reshape(self.cells)
+        dx = b.bottom_grads[0].reshape(self.cells)
         inverse = b.saved["inverse"]
         if not self.from_batch:
             xp.multiply(dy, inverse[:, None], out=dx)
@@ -156,9 +174,20 @@ class BatchNorm(Layer):
         dx -= mean[:, None]
         dx *= inverse[:, None]
 
+    def _factor_and_bias(self, channels: int) -> list[ParamBlob]:
+        """Blobs 3 and 4 where the options ask for them."""
+        options = self.options
+        fillers = [name for name in ("scale_filler", "filler", "bias_filler") if options.HasField(name)]
+        switches = [name for name in ("scale_bias", "use_weight_bias") if options.HasField(name)]
+        if not (any(getattr(options, name) for name in switches) if switches else fillers):
+            return []
+        ones = pb.FillerParameter(type="constant", value=1)
+        factor = ParamBlob((channels,), self.option("scale_filler", self.option("filler", ones)))
+        return [factor, ParamBlob((channels,), self.option("bias_filler"))][: 1 + options.bias_term]
+
     def _global(self, xp: ModuleType, b: Buffers) -> tuple[Array, Array]:
         """The running mean and variance: the sums divided by their weight, 0 where it is 0."""
-        mean, variance, weight = b.params
+        mean, variance, weight = b.params[:3]
         share = xp.where(weight == 0, 0, 1 / xp.where(weight == 0, 1, weight)).astype(weight.dtype)
         return mean * share, variance * share
 
@@ -167,7 +196,7 @@ class BatchNorm(Layer):
         fraction = mean.dtype.type(self.options.moving_average_fraction)
         cells = self.cells[0] * self.cells[2]
         unbias = mean.dtype.type(cells / (cells - 1) if cells > 1 else 1)
-        for blob, value in zip(b.params, (mean, unbias * variance, 1), strict=True):
+        for blob, value in zip(b.params[:3], (mean, unbias * variance, 1), strict=True):
             blob *= fraction
             blob += value
 

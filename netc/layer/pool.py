@@ -33,7 +33,7 @@ METHODS: Final = {
 @register
 class Pooling(Layer):
     """(N, C, H, W) to (N, C, P, Q), P = round((H + 2 pad - R) / stride) + 1 with `round_mode` CEIL (the
-    default) or FLOOR.
+    default) or FLOOR; `ceil_mode: false` is FLOOR as well.
 
     With padding, a last window that would start behind the image and its padding is dropped. Windows are
     clipped at the image. `global_pooling` makes the image one window.
@@ -71,7 +71,8 @@ class Pooling(Layer):
         pooled = (*shape[:2], *self.output)
         if self._chooses:
             kernel = count(self.window.kernel)
-            fit = next(kind for kind in (np.int8, np.int16, np.int32) if kernel <= np.iinfo(kind).max)
+            kinds = (np.int8, np.int16, np.int32)
+            fit = next((kind for kind in kinds if kernel <= np.iinfo(kind).max), np.int64)
             self.saved = {"chosen": Scratch(pooled, fit)}
         if self.method == "stochastic" and self.phase == pb.TRAIN:
             self.states = {"draw": Scratch((1,), np.int64)}
@@ -160,8 +161,20 @@ class Pooling(Layer):
             )
         return tuple(getattr(self.options, option) for option in pair)
 
+    def _round_mode(self) -> int:
+        """`round_mode`; or `ceil_mode`, which is true for CEIL and false for FLOOR."""
+        if not self.options.HasField("ceil_mode"):
+            return self.options.round_mode
+        ceil, floor = pb.PoolingParameter.CEIL, pb.PoolingParameter.FLOOR
+        mode = ceil if self.options.ceil_mode else floor
+        if self.options.HasField("round_mode") and self.options.round_mode != mode:
+            raise self.error(
+                "ceil_mode and round_mode contradict each other", "ceil_mode", remedy="keep one of them"
+            )
+        return mode
+
     def _output(self) -> Shape:
-        rounded = ROUND[self.options.round_mode]
+        rounded = ROUND[self._round_mode()]
         output = []
         for size, kernel, stride, pad in zip(
             self.image, self.window.kernel, self.window.stride, self.window.pad, strict=True

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import difflib
+from typing import Final
 
 from netc.errors import Location, NetcError
 from netc.layer.base import Layer
 
+WRITE_IT_IN_PYTHON: Final = (
+    'or write it yourself: type: "Python" python_param { module: "my_layers" layer: "MyLayer" } calls '
+    "the class MyLayer(netc.Layer) in my_layers.py, which has setup(bottom, top), reshape(bottom, top), "
+    "forward(bottom, top) and backward(top, propagate_down, bottom)"
+)
 LAYER_TYPES: dict[str, type[Layer]] = {}
 
 
@@ -23,7 +29,10 @@ def layer_class(type_name: str, *, layer: str = "", at: Location | None = None) 
     if type_name in LAYER_TYPES:
         return LAYER_TYPES[type_name]
     near = difflib.get_close_matches(type_name, LAYER_TYPES, n=3, cutoff=0.5)
-    remedy = (
-        f"did you mean {' or '.join(near)}?" if near else f"known types: {', '.join(sorted(LAYER_TYPES))}"
+    known = f"did you mean {' or '.join(near)}?" if near else f"known types: {', '.join(sorted(LAYER_TYPES))}"
+    raise NetcError(
+        f"unknown layer type {type_name!r}",
+        at=at,
+        layer=layer or None,
+        remedy=f"{known}\n  {WRITE_IT_IN_PYTHON}",
     )
-    raise NetcError(f"unknown layer type {type_name!r}", at=at, layer=layer or None, remedy=remedy)

@@ -120,6 +120,8 @@ class Scale(Broadcasting):
         if self.runs_in_place:
             self.saved = {"bottom": Scratch(bottoms[0])}
             self.backward_bottoms = (1,)
+        elif count(self.operand) != count(bottoms[0]):
+            self.leftovers = (0,)  # Caffe works out the product of x and dy there
         return [bottoms[0]]
 
     def forward(self, xp: ModuleType, b: Buffers) -> None:
@@ -135,11 +137,11 @@ class Scale(Broadcasting):
         dy, x = b.top_grads[0], b.saved["bottom"] if self.saved else b.bottoms[0]
         if self.options.bias_term and b.param_grads[-1] is not None:
             b.param_grads[-1] += self.summed(xp, dy)  # type: ignore[operator]
-        scale = b.bottoms[1] if len(b.bottoms) == 2 else b.params[0]
-        if len(b.bottoms) == 2:
-            if b.bottom_grads[1] is not None:
-                b.bottom_grads[1][...] = self.summed(xp, dy, x)
-        elif b.param_grads[0] is not None:
-            b.param_grads[0] += self.summed(xp, dy, x)  # type: ignore[operator]
+        given = len(b.bottoms) == 2
+        scale, dscale = (b.bottoms[1], b.bottom_grads[1]) if given else (b.params[0], b.param_grads[0])
+        if dscale is not None:
+            dscale[...] = self.summed(xp, dy, x) + (0 if given else dscale)
+            if 0 in b.leftovers:
+                xp.multiply(dy, x, out=b.leftovers[0])
         if b.bottom_grads[0] is not None:
             xp.multiply(self.cells(dy), self.spread(scale), out=self.cells(b.bottom_grads[0]))

@@ -100,6 +100,8 @@ class _Lifetimes:
         self.keep_all = keep_all
 
     def use(self, owner: Any, kind: str, shape: Shape, step: int, itemsize: int = 0) -> None:
+        if kind == "data" and isinstance(owner, Value) and owner.param is not None:
+            return  # it lies among the parameters, and stays
         nbytes = _aligned(count(shape) * (itemsize or self.itemsize))
         buffer = self.plan.buffers.setdefault((owner, kind), Buffer(nbytes, step, step))
         buffer.nbytes = max(buffer.nbytes, nbytes)
@@ -133,8 +135,8 @@ class _Lifetimes:
             self.use(node, name, scratch.shape, step, itemsize)
         for value in gradients_into(node, self.keep_all):
             self.use(value.diff_memory, "diff", value.shape, step)
-        for value, wanted in zip(node.inputs, node.input_needs_grad, strict=True):
-            if wanted:
+        for i, (value, wanted) in enumerate(zip(node.inputs, node.input_needs_grad, strict=True)):
+            if wanted or (self.keep_all and i in layer.leftovers):
                 self.use(value.diff_memory, "diff", value.shape, step)
 
 

@@ -15,17 +15,19 @@ import numpy as np
 from netc.backends.cpu import CpuBackend
 from netc.errors import NetcError
 from netc.graph import Build, Graph, Node, Param, State, Value, build_graph
-from netc.layer import Array, Shape, SourceLayer
+from netc.layer import Array, Closable, Shape, SourceLayer
 from netc.layer.filler import fill
 from netc.layer.random import stream
 from netc.passes import run_passes
 from netc.proto import netc_pb2 as pb
 from netc.runtime import watch
 from netc.runtime.blob import Blob
+from netc.runtime.callbacks import LayerCallbacks, tell
+from netc.runtime.largest import blob_elements, naming_the_largest, param_elements
 from netc.runtime.parameters import Parameters
-from netc.runtime.program import Arena, Demand, ParamArrays, Program, compile_program
+from netc.runtime.program import Arena, Demand, ParamArrays, Program, ShapeChange, compile_program
 from netc.runtime.transfer import borrow, take_weights
-from netc.schema.net import read_net
+from netc.schema.net import current_net, read_net
 from netc.schema.positions import Positions
 from netc.schema.weights import read_weights, write_weights
 
@@ -73,6 +75,7 @@ class Net:
         if not isinstance(definition, pb.NetParameter):
             parsed = read_net(os.fspath(definition))
             definition, positions = parsed.message, parsed.positions
+        definition = current_net(definition)
         self.seed = secrets.randbits(63) if seed is None else seed
         self.backend = CpuBackend()
         self.arena = arena or Arena(self.backend)
@@ -88,11 +91,13 @@ class Net:
         try:
             graph = self._graph({})
             self._make_params(graph, share_with)
-            self._program = self._compile(graph)
+            self._shapes: Mapping[str, tuple[Shape, ...]] = _shapes_of(_fed(graph))
+            self._program = self._compile(graph, self._shapes)
         except BaseException:
             self.close()
             raise
         self.debug_info = definition.debug_info
+        self.callbacks = LayerCallbacks()
         self.blobs = self._make_blobs()
         watch.log_graph(graph)
         for path in [weights] if isinstance(weights, str) else weights or ():
@@ -145,34 +150,86 @@ class Net:
 
     def forward(self, start: str | None = None, end: str | None = None) -> float:
         """One forward pass, over all layers or from `start` to `end`, both included; the loss of what ran."""
+        return self.forward_layers(*self._range(start, end))
+
+    def forward_layers(self, first: int, last: int) -> float:
+        """Runs the layers of these indices, both included; the loss of what ran."""
+        if self.callbacks.around_forward:
+            return sum(self._forward_told(layer) for layer in range(first, last + 1))
+        return self._forward(first, last)
+
+    def _forward_told(self, layer: int) -> float:
+        tell(self.callbacks.before_forward, layer)
+        loss = self._forward(layer, layer)
+        tell(self.callbacks.after_forward, layer)
+        return loss
+
+    def _forward(self, first: int, last: int) -> float:
         self.reshape()
-        if start is None:
-            self._feed()
-        nodes = self._range(start, end)
+        self._feed(first, last)
+        begin, settled = first, None
+        while change := self._run_forward(begin, last, settled):
+            settled = self._follow(change)
+            begin = self.graph.nodes.index(settled)
+        return self._loss(self._chosen(first, last))
+
+    def _run_forward(self, first: int, last: int, settled: Node | None) -> ShapeChange | None:
         self._program.watcher = watch.log_step if self.debug_info else None
-        self._program.forward(nodes)
-        return self._loss(nodes)
+        return self._program.forward(self._chosen(first, last), settled)
+
+    def _follow(self, change: ShapeChange) -> Node:
+        """Turns to the program in which a node has the shapes it turned out to have; the node there."""
+        step = self.graph.nodes.index(change.node)
+        self._change_program({change.node.name: change.shapes}, step)
+        return self.graph.nodes[step]
+
+    def _change_program(self, shapes: Mapping[str, tuple[Shape, ...]], step: int) -> None:
+        """Turns to the program in which some layers' tops have these shapes, before this step of a forward
+        pass: what has run stays as it is."""
+        old = self._program
+        before = [node for node in self.graph.nodes[:step] if node.layer.shapes_by_value]
+        self._switch({**self._input_shapes(), **_shapes_of(before), **shapes})
+        self._program.take_over(old, step)
 
     def backward(self, start: str | None = None, end: str | None = None) -> None:
         """One backward pass, over all layers or from `start` down to `end`; parameter gradients are added
         to."""
+        self.backward_layers(*self._range(end, start)[::-1])
+
+    def backward_layers(self, first: int, last: int) -> None:
+        """Runs the layers of these indices backward, from `first` down to `last`, both included."""
         if not self.demand.backward:
             raise NetcError("this net was made without gradients", remedy="make it with backward=True")
         self._program.watcher = watch.log_step if self.debug_info else None
-        self._program.backward(self._range(end, start))
+        if self.callbacks.around_backward:
+            for layer in range(first, last - 1, -1):
+                self._backward_told(layer)
+        else:
+            self._program.backward(self._chosen(last, first))
         if self.debug_info:
             watch.log_norms(self.parameters.data, self.parameters.grad)
 
-    def _range(self, first: str | None, last: str | None) -> list[Node] | None:
-        if first is None and last is None:
-            return None
+    def _backward_told(self, layer: int) -> None:
+        node = self.graph.nodes[layer]
+        if node.needs_backward:
+            tell(self.callbacks.before_backward, layer)
+            self._program.backward([node])
+            tell(self.callbacks.after_backward, layer)
+
+    def _range(self, first: str | None, last: str | None) -> tuple[int, int]:
+        """The indices of two layers, by default the net's first and last."""
         names = self.layer_names
         for name in (first, last):
             if name is not None and name not in names:
                 raise NetcError(f"the net has no layer {name!r}", expected=", ".join(names))
         begin = names.index(first) if first is not None else 0
-        stop = len(names) - names[::-1].index(last) if last is not None else len(names)
-        return self.graph.nodes[begin:stop]
+        end = len(names) - 1 - names[::-1].index(last) if last is not None else len(names) - 1
+        return begin, end
+
+    def _chosen(self, first: int, last: int) -> list[Node] | None:
+        """The nodes of a range of indices; None for all of them."""
+        whole = first == 0 and last == len(self.graph.nodes) - 1
+        return None if whole else self.graph.nodes[first : last + 1]
 
     def _loss(self, nodes: list[Node] | None) -> float:
         ran = set(self.graph.nodes if nodes is None else nodes)
@@ -196,9 +253,13 @@ class Net:
         ]
 
     def close(self) -> None:
-        """Closes the data sources."""
+        """Closes the data sources, and the files that layers write."""
         for source in self.sources.values():
             source.close()
+        for kept in self._build.kept.values():
+            for item in kept.values():
+                if isinstance(item, Closable):
+                    item.close()
 
     def reshape(self) -> None:
         """Brings every blob to the shapes that follow from inputs reshaped since; `forward` does so by
@@ -237,52 +298,67 @@ class Net:
         return _fed(self.graph)
 
     def _input_shapes(self) -> dict[str, tuple[Shape, ...]]:
-        return {node.name: tuple(value.shape for value in node.outputs) for node in self._inputs()}
+        return _shapes_of(self._inputs())
 
     def _switch(self, shapes: Mapping[str, tuple[Shape, ...]]) -> None:
-        """Makes the program of these input shapes the one in use."""
-        key = tuple(sorted(shapes.items()))
-        if key in self._programs:
-            self._programs.move_to_end(key)
-            self._program = self._programs[key]
-            return
-        graph = self._graph(shapes)
-        self._check_params(graph)
-        self._program = self._compile(graph)
+        """Makes the program of these shapes the one in use: of the inputs, and of layers whose shapes hang on
+        values."""
+        program = self._programs.get(tuple(sorted(shapes.items())))
+        if program is None:
+            graph = self._graph(shapes)
+            self._check_params(graph)
+            program = self._compile(graph, shapes)
+        self._programs.move_to_end(tuple(sorted(shapes.items())))
+        self._bind_states(program)
+        self._program, self._shapes = program, shapes
 
     def _graph(self, shapes: Mapping[str, tuple[Shape, ...]]) -> Graph:
         self._build.shapes = shapes
         return run_passes(build_graph(self._source_message, self._build))
 
-    def _compile(self, graph: Graph) -> Program:
+    def _compile(self, graph: Graph, shapes: Mapping[str, tuple[Shape, ...]]) -> Program:
+        self._fit_states(graph)
+        with naming_the_largest(graph.nodes, blob_elements):
+            program = compile_program(
+                graph, self.demand, self.backend, self.arena, self._param_arrays, self.states
+            )
+        log.info("Program of net %r: %s", graph.name, program.plan)
+        self._programs[tuple(sorted(shapes.items()))] = program
+        while len(self._programs) > PROGRAMS_KEPT:
+            self._programs.popitem(last=False)
+        return program
+
+    def _fit_states(self, graph: Graph) -> None:
+        """Makes the states that a graph's layers ask for; those of another shape begin anew."""
         for node in graph.nodes:
             for name, scratch in node.layer.states.items():
                 kept = self.states.get(f"{node.name}/{name}")
                 if kept is None or kept.shape != scratch.shape:
                     dtype = scratch.dtype or self.demand.dtype
                     self.states[f"{node.name}/{name}"] = self.backend.xp.zeros(scratch.shape, dtype)
-        program = compile_program(
-            graph, self.demand, self.backend, self.arena, self._param_arrays, self.states
-        )
-        log.info("Program of net %r: %s", graph.name, program.plan)
-        key = tuple(sorted((node.name, tuple(value.shape for value in node.outputs)) for node in _fed(graph)))
-        self._programs[key] = program
-        while len(self._programs) > PROGRAMS_KEPT:
-            self._programs.popitem(last=False)
-        return program
 
-    def _feed(self) -> None:
-        """Pulls the next batch from every data source into its tops."""
+    def _bind_states(self, program: Program) -> None:
+        """Gives a program that is used again the states of now."""
+        self._fit_states(program.graph)
+        for node in program.graph.nodes:
+            for name in node.layer.states:
+                program.buffers[node].states[name] = self.states[f"{node.name}/{name}"]
+
+    def _feed(self, first: int, last: int) -> None:
+        """Pulls the next batch into the tops of every data source among the layers of these indices."""
         if not self.sources:
             return
+        feeding = {node.name for node in self.graph.nodes[first : last + 1]}
         coming = {
-            name: tuple(tuple(top.shape) for top in source.tops) for name, source in self.sources.items()
+            name: tuple(tuple(top.shape) for top in source.tops)
+            for name, source in self.sources.items()
+            if name in feeding
         }
         shapes = self._input_shapes()
         if any(shapes[name] != coming[name] for name in coming):
-            self._switch({**shapes, **coming})
+            self._change_program(coming, first)
         for node in self._inputs():
-            if node.name in self.sources:
+            if node.name in coming:
                 for top, batch in zip(
                     self._program.buffers[node].tops, self.sources[node.name].next(), strict=True
                 ):
@@ -293,7 +369,8 @@ class Net:
         says."""
         lent = share_with.params if share_with is not None else {}
         owned = [param for param in graph.params() if param.owner is param and param.layer not in lent]
-        self.parameters = Parameters(owned, self.backend, self.demand.dtype)
+        with naming_the_largest(graph.nodes, param_elements):
+            self.parameters = Parameters(owned, self.backend, self.demand.dtype)
         self._param_arrays: dict[tuple[str, int], ParamArrays] = {}
         for param, segment in zip(owned, self.parameters.segments, strict=True):
             data = self.parameters.view(self.parameters.data, segment)
@@ -316,6 +393,8 @@ class Net:
         """What a parameter's filler gives. Raises NetcError at its layer's line where it makes no sense."""
         rng = stream(np, self.seed, f"{param.layer}/{param.index}", 0)
         try:
+            if param.blob.values is not None:
+                return np.asarray(param.blob.values, self.demand.dtype)
             return fill(param.blob.filler, param.shape, rng, self.demand.dtype)
         except NetcError as error:
             node = next(node for node in graph.nodes if param in node.params)
@@ -338,6 +417,32 @@ class Net:
                         chain=graph.chain_to(node.inputs[0]) if node.inputs else (),
                         remedy="give inputs of one size (resize, crop), or pool globally before the layer",
                     )
+
+    def share_params(self, other: Net) -> None:
+        """From now on uses the values of another net's parameters, in the layers of the same name.
+
+        Gradients stay each net's own. Raises NetcError where shapes differ; nothing has changed then.
+        """
+        graph = self.graph
+        lent = {
+            (param.layer, param.index): borrow(node, param.index, param.shape, other.params[node.name])
+            for node in graph.nodes
+            for param in node.params
+            if node.name in other.params
+        }
+        if all(lent[key].data is self._param_arrays[key].data for key in lent):
+            return
+        for param in graph.params():
+            key = (param.layer, param.index)
+            owner = (param.owner.layer, param.owner.index)
+            if key in lent:
+                self._param_arrays[key].data = lent[key].data
+            elif owner in lent:
+                self._param_arrays[key].data = lent[owner].data.reshape(param.shape)
+        blobs = self._program.memory
+        self._programs.clear()
+        self._program = self._compile(graph, self._shapes)
+        self._program.memory[...] = blobs[: len(self._program.memory)]
 
     def weights(self) -> dict[str, list[np.ndarray]]:
         """Copies of no data: views of every layer's parameters, by layer name."""
@@ -377,6 +482,11 @@ class Net:
 def _fed(graph: Graph) -> list[Node]:
     """The nodes whose tops come from outside: data sources', and the user's inputs."""
     return [node for node in graph.nodes if isinstance(node.layer, SourceLayer) or node.type == "Input"]
+
+
+def _shapes_of(nodes: Sequence[Node]) -> dict[str, tuple[Shape, ...]]:
+    """The shapes of the tops of some nodes, by layer name."""
+    return {node.name: tuple(value.shape for value in node.outputs) for node in nodes}
 
 
 def _param_blob(arrays: ParamArrays) -> Blob:

@@ -12,7 +12,7 @@ from netc.backends.cpu import CpuBackend
 from netc.backends.step import Step
 from netc.errors import NetcError
 from netc.graph import Graph, Node, Value
-from netc.layer import Array, Buffers
+from netc.layer import Array, Buffers, Shape
 from netc.passes.memory import MemoryPlan, gradients_into, is_given_gradient, plan_memory
 
 
@@ -50,6 +50,14 @@ class Demand:
     dtype: Any = np.float32
 
 
+@dataclass(frozen=True)
+class ShapeChange:
+    """A node whose tops turn out, from values, to have other shapes than the program's."""
+
+    node: Node
+    shapes: tuple[Shape, ...]
+
+
 @dataclass(eq=False)
 class Program:
     """Steps bound to their arrays. `forward` and `backward` run them all, or those of a range of nodes."""
@@ -59,6 +67,7 @@ class Program:
     memory: Array
     demand: Demand
     backend: CpuBackend
+    params: Mapping[tuple[str, int], ParamArrays]
     buffers: dict[Node, Buffers] = field(default_factory=dict)
     forward_steps: list[Step] = field(default_factory=list)
     backward_steps: list[Step] = field(default_factory=list)
@@ -74,6 +83,8 @@ class Program:
 
     def data(self, value: Value) -> Array:
         """Where a value lies."""
+        if (param := value.memory.param) is not None:
+            return self.params[param.layer, param.index].data.reshape(value.shape)
         return self._view(value.memory, "data", value.shape)
 
     def diff(self, value: Value) -> Array | None:
@@ -86,22 +97,22 @@ class Program:
         buffer = self.plan.buffers[owner, kind]
         return self.backend.array(self.memory, buffer.offset, shape, dtype or self.demand.dtype)
 
-    def bind(self, params: Mapping[tuple[str, int], ParamArrays], states: Mapping[str, Array]) -> None:
+    def bind(self, states: Mapping[str, Array]) -> None:
         """Gives every node its arrays and makes the steps."""
         for node in self.graph.nodes:
-            buffers = self.buffers[node] = self._buffers(node, params, states)
+            buffers = self.buffers[node] = self._buffers(node, states)
             if step := self.backend.forward_step(node, buffers):
                 self.forward_steps.append(step)
         for node in self.plan.schedule.backward_nodes:
-            self._bind_backward(node, params)
+            self._bind_backward(node)
+        for node in self.graph.nodes:
+            node.layer.attach(self.buffers[node])
 
-    def _buffers(
-        self, node: Node, params: Mapping[tuple[str, int], ParamArrays], states: Mapping[str, Array]
-    ) -> Buffers:
+    def _buffers(self, node: Node, states: Mapping[str, Array]) -> Buffers:
         return Buffers(
             bottoms=[self.data(value) for value in node.inputs],
             tops=[self.data(value) for value in node.outputs],
-            params=[params[param.layer, param.index].data for param in node.params],
+            params=[self.params[param.layer, param.index].data for param in node.params],
             saved={
                 name: self._view(node, name, scratch.shape, scratch.dtype)
                 for name, scratch in node.layer.saved.items()
@@ -109,7 +120,7 @@ class Program:
             states={name: states[f"{node.name}/{name}"] for name in node.layer.states},
         )
 
-    def _bind_backward(self, node: Node, params: Mapping[tuple[str, int], ParamArrays]) -> None:
+    def _bind_backward(self, node: Node) -> None:
         buffers = self.buffers[node]
         given = gradients_into(node, self.demand.keep_all)
         buffers.top_grads = [self.diff(value) if value in given else None for value in node.outputs]
@@ -118,9 +129,13 @@ class Program:
             for value, wanted in zip(node.inputs, node.input_needs_grad, strict=True)
         ]
         buffers.param_grads = [
-            params[param.layer, param.index].diff if wanted else None
+            self.params[param.layer, param.index].diff if wanted else None
             for param, wanted in zip(node.params, node.param_needs_grad, strict=True)
         ]
+        if self.demand.keep_all:
+            buffers.leftovers = {
+                i: self.diff(node.inputs[i]) for i in node.layer.leftovers if not node.input_needs_grad[i]
+            }
         self._seed(node, given)
         if step := self.backend.backward_step(node, buffers):
             self.backward_steps.append(step)
@@ -140,15 +155,19 @@ class Program:
             else:
                 self.seeds.setdefault(node, []).append((grad, value.loss_weight))
 
-    def forward(self, nodes: Sequence[Node] | None = None) -> None:
-        """Runs the forward steps, of all nodes or of these."""
-        self._run(_of_nodes(self.forward_steps, nodes))
+    def forward(self, nodes: Sequence[Node] | None = None, settled: Node | None = None) -> ShapeChange | None:
+        """Runs the forward steps, of all nodes or of these.
+
+        Stops before a node whose tops turn out to have other shapes, and says which. settled: a node that has
+        been asked already, and whose shapes are this program's.
+        """
+        return self._run(_of_nodes(self.forward_steps, nodes), settled)
 
     def backward(self, nodes: Sequence[Node] | None = None) -> None:
         """Runs the backward steps, of all nodes or of these; parameter gradients are added to."""
         self._run(_of_nodes(self.backward_steps, nodes))
 
-    def _run(self, steps: Sequence[Step]) -> None:
+    def _run(self, steps: Sequence[Step], settled: Node | None = None) -> ShapeChange | None:
         node = None
         try:
             with np.errstate(all="ignore"):  # infinities and NaNs are numbers here, as in Caffe
@@ -157,6 +176,10 @@ class Program:
                     if step.direction == "backward" and node in self.seeds:
                         for grad, weight in self.seeds[node]:
                             grad.fill(weight)
+                    if node.layer.shapes_by_value and step.direction == "forward" and node is not settled:
+                        shapes = tuple(node.layer.real_shapes(self.backend.xp, self.buffers[node]))
+                        if shapes != tuple(node.layer.top_shapes):
+                            return ShapeChange(node, shapes)
                     step.run()
                     if self.watcher is not None:
                         self.watcher(step, self.buffers[node])
@@ -167,6 +190,35 @@ class Program:
                 error.at = error.at or node.location
                 error.layer = error.layer or f"{node.name} ({node.type})"
             raise
+        except (ValueError, IndexError, ZeroDivisionError) as error:
+            if node is None or node.type == "Python" or not (empty := _empty_blob(node)):
+                raise
+            raise NetcError(
+                "the layer cannot work on a blob without elements",
+                at=node.location,
+                layer=f"{node.name} ({node.type})",
+                blob=empty.name,
+                found=list(empty.shape),
+            ) from error
+        return None
+
+    def take_over(self, other: Program, step: int) -> None:
+        """Copies what is alive before this step of the forward pass from another program of the same net.
+
+        The two may lie in the same memory.
+        """
+        here: dict[Any, Any] = {}
+        for theirs, ours in zip(other.graph.nodes, self.graph.nodes, strict=True):
+            here[theirs] = ours
+            here.update(zip(theirs.outputs, ours.outputs, strict=True))
+        copies = []
+        for (owner, kind), buffer in other.plan.buffers.items():
+            place = self.plan.buffers.get((here[owner], kind))
+            same = place is not None and _shape(owner, kind) == _shape(here[owner], kind)
+            if place is not None and same and buffer.first < step <= buffer.last:
+                copies.append((place.offset, other.memory[buffer.offset :][: buffer.nbytes].copy()))
+        for offset, values in copies:
+            self.memory[offset : offset + len(values)] = values
 
     def _poison(self, step: Step) -> None:
         times = (
@@ -181,6 +233,16 @@ class Program:
     def losses(self) -> list[tuple[Array, float]]:
         """The arrays that count into the net's loss, with their weights."""
         return [(self.data(value), value.loss_weight) for value in self.graph.values() if value.loss_weight]
+
+
+def _shape(owner: Value | Node, kind: str) -> Shape:
+    """The shape of what lies in a buffer."""
+    return owner.shape if isinstance(owner, Value) else owner.layer.saved[kind].shape
+
+
+def _empty_blob(node: Node) -> Value | None:
+    """The first bottom or top of a node that has no elements; None where all have some."""
+    return next((value for value in (*node.inputs, *node.outputs) if 0 in value.shape), None)
 
 
 def _of_nodes(steps: list[Step], nodes: Sequence[Node] | None) -> list[Step]:
@@ -202,6 +264,6 @@ def compile_program(
     itemsize = np.dtype(demand.dtype).itemsize
     plan = plan_memory(graph, backward=demand.backward, keep_all=demand.keep_all, itemsize=itemsize)
     memory = backend.allocate(plan.arena_bytes) if demand.keep_all else arena.reserve(plan.arena_bytes)
-    program = Program(graph, plan, memory, demand, backend)
-    program.bind(params, states)
+    program = Program(graph, plan, memory, demand, backend, params)
+    program.bind(states)
     return program

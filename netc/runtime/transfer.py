@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
-from netc.errors import NetcError
+from netc.errors import NetcError, raise_errors
 from netc.graph import Node
 from netc.layer import Shape
 from netc.runtime.blob import Blob
@@ -28,17 +28,32 @@ def take_weights(
     """Copies parameters into the layers of the same name, and logs what finds no counterpart.
 
     owned: which parameters of a layer are its own, not shared from another; a file may leave those out.
-    Nothing is copied unless everything fits. Raises NetcError where a count or a shape disagrees.
+    Nothing is copied unless everything fits. Raises NetcError, or NetcErrors with every count and shape that
+    disagrees.
     """
-    for name in weights:
-        if name not in layers:
-            log.info("Ignoring source layer %s", name, extra={"source": "net.cpp:746"})
+    extra = [name for name in weights if name not in layers]
+    for name in extra:
+        log.info("Ignoring source layer %s", name, extra={"source": "net.cpp:746"})
     pairs: list[tuple[Blob, np.ndarray]] = []
+    missing: list[str] = []
+    errors: list[NetcError] = []
     for name, blobs in params.items():
         if name in weights:
-            pairs += _pairs(name, blobs, owned[name], list(weights[name]), origin)
+            try:
+                pairs += _pairs(name, blobs, owned[name], list(weights[name]), origin)
+            except NetcError as error:
+                errors.append(error)
         elif any(owned[name]):
+            missing.append(name)
             log.info("Layer %s is not in %s and keeps its own parameters", name, origin)
+    raise_errors(errors)
+    if missing and not pairs:
+        log.warning(
+            "nothing was loaded: no layer has the name of one in %s, which holds %s; the net's are %s",
+            origin,
+            ", ".join(extra) or "no parameters",
+            ", ".join(missing),
+        )
     for blob, array in pairs:
         blob.data[...] = array.reshape(blob.shape)
 
@@ -46,7 +61,7 @@ def take_weights(
 def _pairs(
     name: str, blobs: list[Blob], owned: list[bool], arrays: list[np.ndarray], origin: str
 ) -> list[tuple[Blob, np.ndarray]]:
-    """Which array goes into which parameter of one layer."""
+    """Which array goes into which parameter of one layer. Raises NetcErrors for those that do not fit."""
     if len(arrays) != len(blobs) and len(arrays) == sum(owned):
         blobs = [blob for blob, own in zip(blobs, owned, strict=True) if own]
     if len(arrays) != len(blobs):
@@ -57,15 +72,17 @@ def _pairs(
             found=len(arrays),
             remedy=RENAME,
         )
-    for index, (blob, array) in enumerate(zip(blobs, arrays, strict=True)):
-        if not _fits(blob.shape, array.shape):
-            raise NetcError(
-                f"{origin} has another shape for parameter {index} of a layer",
-                layer=name,
-                expected=list(blob.shape),
-                found=list(array.shape),
-                remedy=RENAME,
-            )
+    raise_errors(
+        NetcError(
+            f"{origin} has another shape for parameter {index} of a layer",
+            layer=name,
+            expected=list(blob.shape),
+            found=list(array.shape),
+            remedy=RENAME,
+        )
+        for index, (blob, array) in enumerate(zip(blobs, arrays, strict=True))
+        if not _fits(blob.shape, array.shape)
+    )
     return list(zip(blobs, arrays, strict=True))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Callable
 
 from netc.errors import Location
 
@@ -29,7 +30,7 @@ class Positions:
     """The places of a message's fields, by path: `("layer", 3, "convolution_param", "kernel_size", 0)`.
 
     A repeated field takes its index, a message its own name. A position is where the field's name begins, or
-    the value for one after the first in a list.
+    the value for one after the first in a list. The whole, at the empty path, stands at the text's beginning.
     """
 
     def __init__(self, lines: Lines) -> None:
@@ -50,7 +51,7 @@ class Positions:
 
     def at(self, *path: str | int) -> Location:
         """The place of the field at `path`, or of the nearest message around it that has one, or the file."""
-        for length in range(len(path), 0, -1):
+        for length in range(len(path), -1, -1):
             offset = self._offsets.get(path[:length])
             if offset is not None:
                 return self._lines.location(offset)
@@ -75,6 +76,23 @@ class Positions:
         self._offsets.update(shifted)
         if offset is not None:
             self._offsets[(*path, index)] = offset
+
+    def copy(self, origin: Path, path: Path) -> None:
+        """Gives the field at `path` the place of the one at `origin`, where that is known."""
+        if origin in self._offsets:
+            self._offsets[path] = self._offsets[origin]
+
+    def rename(self, change: Callable[[Path], Path | None]) -> None:
+        """Moves every place to the path that `change` gives for its own; None forgets it.
+
+        Of two places that come to one path the first stays.
+        """
+        renamed: dict[Path, int] = {}
+        for path, offset in self._offsets.items():
+            new_path = change(path)
+            if new_path is not None:
+                renamed.setdefault(new_path, offset)
+        self._offsets = renamed
 
     def _under(self, path: Path) -> list[tuple[Path, int]]:
         return [(known, offset) for known, offset in self._offsets.items() if known[: len(path)] == path]

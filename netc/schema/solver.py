@@ -14,7 +14,7 @@ from netc.proto import netc_pb2 as pb
 from netc.schema.positions import Positions
 from netc.schema.suggestions import did_you_mean
 from netc.schema.text import parse_text, read_text
-from netc.schema.upgrade import upgrade_solver
+from netc.schema.upgrade import complete_snapshot_prefix, upgrade_solver
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +81,14 @@ def parse_solver(text: str | bytes, file: str = "<text>", net: str | None = None
 
 def check_solver(solver: Any, positions: Positions) -> None:
     """Raises NetcError, or NetcErrors, for what in a SolverParameter cannot be meant."""
-    checks = (_check_nets, _check_tests, _check_policy, _check_regularization, _check_ranges)
+    checks = (
+        _check_nets,
+        _check_tests,
+        _check_policy,
+        _check_regularization,
+        _check_ranges,
+        _check_evaluation,
+    )
     errors = [error for check in checks for error in check(solver, positions)]
     raise_errors(sorted(errors, key=lambda error: (error.at.line, error.at.column) if error.at else (0, 0)))
 
@@ -96,6 +103,7 @@ def _finish(solver: Any, positions: Positions, net: str | None) -> ParsedSolver:
             solver.ClearField(name)
         solver.net = net
     upgrade_solver(solver, positions)
+    complete_snapshot_prefix(solver, positions)
     check_solver(solver, positions)
     return ParsedSolver(solver, positions)
 
@@ -196,3 +204,20 @@ def _check_ranges(solver: Any, positions: Positions) -> Iterator[NetcError]:
                         at=positions.at(name, index),
                         expected=allowed,
                     )
+
+
+def _check_evaluation(solver: Any, positions: Positions) -> Iterator[NetcError]:
+    """SSD's eval_type: anything but classification is said to be passed over."""
+    if solver.eval_type not in ("classification", "detection"):
+        yield NetcError(
+            "unknown eval_type",
+            at=positions.at("eval_type"),
+            expected="classification or detection",
+            found=solver.eval_type,
+        )
+    elif solver.eval_type == "detection":
+        log.warning(
+            "%s: eval_type: detection is passed over: a test prints the means of a test net's outputs, and "
+            "no mean average precision",
+            positions.at("eval_type"),
+        )

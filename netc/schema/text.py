@@ -44,7 +44,7 @@ def read_text(path: str | os.PathLike[str], message_class: Callable[[], M]) -> P
     parsed = parse_text(read_file_text(path), message_class, os.fspath(path))
     if not parsed.message.ListFields():
         raise NetcError(
-            "the file is empty", at=os.fspath(path), expected=f"a {parsed.message.DESCRIPTOR.name}"
+            "the file is empty", at=parsed.positions.at(), expected=f"a {parsed.message.DESCRIPTOR.name}"
         )
     return parsed
 
@@ -107,10 +107,12 @@ class _Parser:
         self._unwind_to: int | None = None
 
     def parse(self, message: Message) -> None:
+        self.positions.record((), 0)
         try:
             self._read_fields(_Frame("", message, ()))
         except _TooManyErrors:
-            self.errors.append(NetcError("too many errors: the rest was not read", at=self._lines.file))
+            at = self._lines.location(self._tokens[self._next].offset)
+            self.errors.append(NetcError("too many errors: the rest was not read", at=at))
 
     # Messages and fields
 

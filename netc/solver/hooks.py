@@ -17,6 +17,12 @@ class Hook:
     def on_start(self, solver: Solver) -> None:
         """`solve` begins; `solver.iter` is where it starts from."""
 
+    def on_forward(self, solver: Solver) -> None:
+        """The iteration `solver.iter` begins: before its first forward pass, after a test that was due."""
+
+    def on_gradients(self, solver: Solver) -> None:
+        """The iteration's gradients are summed; the update comes next, and takes what they are then."""
+
     def on_iteration(self, solver: Solver) -> None:
         """An update was made: `solver.iter` counts it, `solver.loss` is the loss from before it."""
 

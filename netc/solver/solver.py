@@ -208,11 +208,13 @@ class Solver:
             self.test_all()
             if self.stopped:
                 return
+        self._tell("on_forward")
         display = self._is_due(self.param.display)
         self.net.debug_info = display and self.param.debug_info
         self._compute_gradients()
         if display:
             self._show()
+        self._tell("on_gradients")
         self.lr = self._schedule.rate(self.iter)
         if display:
             say("sgd_solver.cpp:112", "Iteration %d, lr = %g", self.iter, self.lr)
@@ -223,6 +225,14 @@ class Solver:
         if self._is_due(self.param.snapshot) or self._snapshot_requested:
             self.snapshot()
         self._is_to_stop()
+
+    def apply_update(self) -> None:
+        """Updates the parameters once from the gradients that they hold, at this iteration's rate.
+
+        For loops of one's own: `iter` stays what it is.
+        """
+        self.lr = self._schedule.rate(self.iter)
+        self._updater.apply(self.iter, self.lr)
 
     def _is_due(self, interval: int) -> bool:
         return interval > 0 and self.iter % interval == 0
@@ -282,7 +292,13 @@ class Solver:
     def _test(self, index: int) -> list[OutputValue] | None:
         """The mean outputs of a test net; None where a stop was requested."""
         say("solver.cpp:347", "Iteration %d, Testing net (#%d)", self.iter, index)
-        scores = mean_scores(self.test_nets[index], self.param.test_iter[index], self._is_to_stop)
+        scores = mean_scores(
+            self.test_nets[index],
+            self.param.test_iter[index],
+            self._is_to_stop,
+            self.param.ap_version,
+            self.param.show_per_class_result,
+        )
         if scores is None:
             return None
         if self.param.test_compute_loss:

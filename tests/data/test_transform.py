@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from google.protobuf import text_format
 
+from netc.data import open_source
 from netc.errors import Location, NetcError
 from netc.proto import netc_pb2 as pb
 
@@ -159,3 +161,15 @@ def test_labels_of_any_length_are_read(labels, make_database, opened):
     data, found = opened(TEXT.format(source=folder, batch=len(labels), transform="")).next()
     np.testing.assert_array_equal(found, np.array(labels, np.float32))
     assert (data == np.array([97, 98])).all()
+
+
+@pytest.mark.parametrize(
+    "field",
+    ["resize_param { height: 3 }", "distort_param { hue_prob: 1 }", "crop_h: 3", "scale_factors: 2"],
+)
+def test_a_forks_transform_is_refused_where_it_does_not_apply(field):
+    layer = pb.LayerParameter(name="d", type="Data")
+    text_format.Parse(field, layer.transform_param)
+    with pytest.raises(NetcError, match="a Data layer does not apply") as error:
+        open_source(layer, pb.TRAIN)
+    assert "remove" in error.value.remedy

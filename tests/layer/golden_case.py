@@ -55,8 +55,8 @@ class GoldenCase:
             return any(name.startswith("topdiff/") for name in file.files)
 
 
-def all_cases() -> list[GoldenCase]:
-    return [GoldenCase(path) for path in sorted(FOLDER.glob("*.npz"))]
+def all_cases(folder: Path = FOLDER) -> list[GoldenCase]:
+    return [GoldenCase(path) for path in sorted(folder.glob("*.npz"))]
 
 
 class GoldenRun:

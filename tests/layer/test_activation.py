@@ -144,3 +144,20 @@ def test_threshold_is_strict_and_has_no_gradient() -> None:
     text = 'type: "Threshold" threshold_param { threshold: 0.5 }'
     np.testing.assert_array_equal(run(text, [[0.5, 0.6, -1]])[0], [[0, 1, 0]])
     assert not make_layer(text).gives_gradient(0)
+
+
+def test_relu6_bends_at_zero_and_at_six() -> None:
+    x = np.array([-2.0, 0, 3, 6, 7])
+    text = 'type: "ReLU6" relu6_param { negative_slope: 0.5 }'
+    assert run(text, x)[0].tolist() == [-1, 0, 3, 6, 6]
+    assert gradients(text, x, top_grads=[np.ones(5)])[0].tolist() == [0.5, 0.5, 1, 0, 0]
+
+
+@pytest.mark.parametrize("kind", ["SeLU", "SeLu"])
+def test_selu_keeps_mean_and_variance(kind: str) -> None:
+    x = np.random.default_rng(3).standard_normal(200_000)
+    (y,) = run(f'type: "{kind}"', x)
+    assert abs(y.mean()) < 0.01
+    assert abs(y.var() - 1) < 0.01
+    y, z = run(f'type: "{kind}" selu_param {{ alpha: 2 lambda: 3 }}', [1.0, -np.log(2)])[0]
+    assert (y, z) == (3, pytest.approx(-3))

@@ -280,3 +280,24 @@ def test_names_the_line_of_the_option() -> None:
     with pytest.raises(NetcError):
         layer.infer([(1, 3, 5, 5)])
     assert asked == [("convolution_param", "kernel_size")]
+
+
+@pytest.mark.parametrize(
+    ("hole", "dilation"), [("hole: 2", "dilation: 2"), ("hole_h: 1 hole_w: 3", "dilation: 1 dilation: 3")]
+)
+def test_hole_is_dilation_by_another_name(hole: str, dilation: str) -> None:
+    layers = [
+        make_layer(f'type: "Convolution" convolution_param {{ num_output: 2 kernel_size: 2 {option} }}')
+        for option in (hole, dilation)
+    ]
+    assert layers[0].infer([(1, 1, 7, 9)]) == layers[1].infer([(1, 1, 7, 9)])
+    assert layers[0].window == layers[1].window
+
+
+@pytest.mark.parametrize(
+    "options", ["hole: 2 dilation: 2", "hole_h: 2", "hole: 1 hole_h: 2 hole_w: 2", "hole: 0"]
+)
+def test_dilations_that_are_not_clear_are_refused(options: str) -> None:
+    layer = make_layer(f'type: "Convolution" convolution_param {{ num_output: 2 kernel_size: 2 {options} }}')
+    with pytest.raises(NetcError, match="dilation"):
+        layer.infer([(1, 1, 7, 9)])

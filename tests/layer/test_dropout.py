@@ -82,3 +82,49 @@ def test_an_unwanted_gradient_is_not_computed() -> None:
 def test_refuses_a_ratio_that_is_no_part(ratio: float) -> None:
     with pytest.raises(NetcError, match="the part that is left out"):
         make_layer(dropout(f"dropout_ratio: {ratio}")).infer([(2, 3)])
+
+
+@pytest.mark.parametrize(
+    ("options", "phase", "kept"),
+    [
+        ("scale_train: false", pb.TRAIN, {0, 1}),
+        ("scale_train: false", pb.TEST, {0.75}),
+        ("sample_weights_test: true", pb.TEST, {0, np.float32(1 / 0.75)}),
+        ("sample_weights_test: true scale_train: false", pb.TEST, {0, 1}),
+    ],
+)
+def test_forks_scale_while_testing_or_drop_while_testing(options: str, phase: int, kept: set[float]) -> None:
+    layer = OneLayer(
+        f'type: "Dropout" dropout_param {{ dropout_ratio: 0.25 {options} }}', np.ones(500), phase=phase
+    )
+    (y,) = layer.forward()
+    assert set(y.tolist()) == kept
+    np.testing.assert_array_equal(layer.backward(np.ones(500))[0], y)
+
+
+@pytest.mark.parametrize("kind", ["SeLUDropout", "SeLuDropout"])
+def test_selu_dropout_keeps_mean_and_variance(kind: str) -> None:
+    x = np.random.default_rng(2).standard_normal(200_000)
+    layer = OneLayer(f'type: "{kind}" selu_dropout_param {{ dropout_ratio: 0.2 }}', x, dtype=np.float64)
+    (y,) = layer.forward()
+    assert abs(y.mean()) < 0.02
+    assert abs(y.var() - 1) < 0.02
+    slopes = layer.backward(np.ones_like(x))[0]
+    dropped = slopes == 0
+    assert abs(dropped.mean() - 0.2) < 0.01
+    assert len(set(y[dropped].tolist())) == 1
+    factor = slopes[~dropped][0]
+    np.testing.assert_allclose(y[~dropped] - factor * x[~dropped], y[~dropped][0] - factor * x[~dropped][0])
+
+
+def test_selu_dropout_passes_on_while_testing() -> None:
+    x = np.arange(5.0)
+    layer = OneLayer('type: "SeLUDropout"', x, phase=pb.TEST)
+    assert layer.forward()[0].tolist() == x.tolist()
+    assert layer.backward(x)[0].tolist() == x.tolist()
+
+
+@pytest.mark.parametrize("ratio", [0, 1])
+def test_selu_dropout_refuses_to_drop_nothing_or_all(ratio: int) -> None:
+    with pytest.raises(NetcError, match="part that is left out"):
+        make_layer(f'type: "SeLUDropout" selu_dropout_param {{ dropout_ratio: {ratio} }}').infer([(2,)])

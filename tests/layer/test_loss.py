@@ -225,3 +225,47 @@ def test_sigmoid_cross_entropy_does_not_overflow() -> None:
 
 def test_softmax_loss_works_on_one_example_of_one_class() -> None:
     assert run('type: "SoftmaxWithLoss"', [[3.0]], [0])[0] == 0
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        "class_weight: 1 class_weight: 0.5 class_weight: 4",
+        "weight_by_label_freqs: true class_weighting: 1 class_weighting: 0.5 class_weighting: 4",
+    ],
+)
+def test_class_weights_weigh_each_place_by_its_label(weights: str) -> None:
+    rng = np.random.default_rng(7)
+    scores, labels = rng.standard_normal((2, 3, 4)), rng.integers(0, 3, (2, 4)).astype(float)
+    labels[1, 2] = 255
+    text = f'type: "SoftmaxWithLoss" loss_param {{ ignore_label: 255 {weights} }}'
+    (loss,) = run(text, scores, labels, dtype=np.float64)
+    likelihood = np.log(np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True))
+    expected = 0.0
+    for n, place in np.ndindex(2, 4):
+        if labels[n, place] != 255:
+            label = int(labels[n, place])
+            expected -= (1, 0.5, 4)[label] * likelihood[n, label, place]
+    assert loss == pytest.approx(expected / 7)
+    layer = OneLayer(text, scores, labels, dtype=np.float64)
+    layer.forward()
+    (slope,) = layer.backward(1.0, wanted=[True, False])[:1]
+    for place in np.ndindex(scores.shape):
+        moved = [scores.copy(), scores.copy()]
+        moved[0][place] += 1e-6
+        moved[1][place] -= 1e-6
+        values = [float(run(text, x, labels, dtype=np.float64)[0]) for x in moved]
+        assert slope[place] == pytest.approx((values[0] - values[1]) / 2e-6, abs=1e-7)
+
+
+def test_class_weights_must_be_as_many_as_the_classes() -> None:
+    with pytest.raises(NetcError, match="one weight per class") as error:
+        run('type: "SoftmaxWithLoss" loss_param { class_weight: 1 }', np.zeros((2, 3)), [0, 1])
+    assert error.value.found == 1
+
+
+def test_class_weighting_without_its_switch_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    text = 'type: "SoftmaxWithLoss" loss_param { class_weighting: 1 class_weighting: 9 }'
+    plain = run('type: "SoftmaxWithLoss"', np.zeros((2, 2)), [0, 1])[0]
+    assert run(text, np.zeros((2, 2)), [0, 1])[0] == plain
+    assert "class_weighting has no effect" in caplog.text

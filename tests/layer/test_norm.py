@@ -149,3 +149,54 @@ def test_batch_norm_of_one_axis_has_one_channel() -> None:
 def test_batch_norm_refuses_a_single_number() -> None:
     with pytest.raises(NetcError, match="needs an axis"):
         make_layer(norm()).infer([()])
+
+
+@pytest.mark.parametrize(
+    ("options", "params"),
+    [
+        ("", 3),
+        ("scale_bias: true", 5),
+        ("use_weight_bias: true", 5),
+        ("use_weight_bias: true bias_term: false", 4),
+        ("use_weight_bias: false", 3),
+        ("scale_bias: false bias_filler { value: 1 }", 3),
+        ("scale_filler { value: 2 } bias_filler { value: 1 }", 5),
+        ("filler { value: 2 }", 5),
+    ],
+)
+def test_forks_give_batch_norm_a_factor_and_a_bias(options: str, params: int) -> None:
+    layer = make_layer(f'type: "BatchNorm" batch_norm_param {{ {options} }}')
+    layer.infer([(2, 3, 4, 5)])
+    assert [param.shape for param in layer.params] == [(3,), (3,), (1,), (3,), (3,)][:params]
+    assert [param.lr_mult for param in layer.params] == [0, 0, 0, None, None][:params]
+    if params > 3:
+        assert layer.params[3].filler.value == (2 if "filler { value: 2" in options else 1)
+
+
+@pytest.mark.parametrize("phase", [pb.TRAIN, pb.TEST])
+@pytest.mark.parametrize("in_place", [False, True])
+def test_batch_norm_with_factor_and_bias_is_a_batch_norm_and_a_scale(phase: int, in_place: bool) -> None:
+    rng = np.random.default_rng(9)
+    x, dy = rng.standard_normal((3, 2, 4, 5)), rng.standard_normal((3, 2, 4, 5))
+    statistics = [rng.standard_normal(2), rng.uniform(1, 2, 2), np.array([1.5])]
+    learned = [rng.standard_normal(2), rng.standard_normal(2)]
+    top = 'bottom: "x0" top: "x0"' if in_place else ""
+    whole = OneLayer(
+        f'type: "BatchNorm" {top} batch_norm_param {{ scale_bias: true }}',
+        x,
+        phase=phase,
+        params=[*statistics, *learned],
+        dtype=np.float64,
+    )
+    norm = OneLayer('type: "BatchNorm"', x, phase=phase, params=statistics, dtype=np.float64)
+    (normalised,) = norm.forward()
+    scale = OneLayer(
+        'type: "Scale" scale_param { bias_term: true }', normalised, params=learned, dtype=np.float64
+    )
+    np.testing.assert_allclose(whole.forward()[0], scale.forward()[0])
+    (dscaled,) = scale.backward(dy)
+    np.testing.assert_allclose(whole.backward(dy)[0], norm.backward(dscaled)[0], atol=1e-12)
+    for found, expected in zip(whole.param_grads[3:], scale.param_grads, strict=True):
+        np.testing.assert_allclose(found, expected)
+    for found, expected in zip(whole.buffers.params[:3], norm.buffers.params, strict=True):
+        np.testing.assert_array_equal(found, expected)

@@ -196,3 +196,18 @@ def test_refuses(options: str, shape: tuple[int, ...], said: str) -> None:
 def test_refuses_a_second_top_of_averages() -> None:
     with pytest.raises(NetcError, match="second top"):
         make_layer(pooling("pool: AVE kernel_size: 2") + ' top: "a" top: "b"').infer([(1, 1, 4, 4)])
+
+
+@pytest.mark.parametrize(
+    ("options", "size"),
+    [("", 4), ("ceil_mode: true", 4), ("ceil_mode: false", 3), ("ceil_mode: false round_mode: FLOOR", 3)],
+)
+def test_ceil_mode_is_round_mode_by_another_name(options: str, size: int) -> None:
+    layer = make_layer(f'type: "Pooling" pooling_param {{ kernel_size: 2 stride: 2 {options} }}')
+    assert layer.infer([(1, 1, 7, 7)]) == [(1, 1, size, size)]
+
+
+def test_ceil_mode_and_round_mode_may_not_contradict_each_other() -> None:
+    text = 'type: "Pooling" pooling_param { kernel_size: 2 ceil_mode: true round_mode: FLOOR }'
+    with pytest.raises(NetcError, match="contradict"):
+        make_layer(text).infer([(1, 1, 7, 7)])

@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 
 from netc.errors import NetcError
+from netc.proto import netc_pb2 as pb
+from netc.runtime import Net
+from netc.schema.text import parse_text
 from tests.layer.one_layer import OneLayer, check_slopes, make_layer, run
 
 RNG = np.random.default_rng(5)
@@ -112,3 +115,19 @@ def test_only_wanted_gradients_are_computed(kind: str) -> None:
 def test_refuses(kind: str, options: str, shapes: list[tuple[int, ...]], said: str) -> None:
     with pytest.raises(NetcError, match=said):
         make_layer(layer_text(kind, options), bottoms=len(shapes)).infer(shapes)
+
+
+def test_an_unwanted_gradient_holds_what_caffe_leaves_there() -> None:
+    text = """
+    layer { name: "x" type: "Input" top: "x" input_param { shape { dim: 2 dim: 3 } } }
+    layer { name: "s" type: "Scale" bottom: "x" top: "y" }
+    layer { name: "sum" type: "Reduction" bottom: "y" top: "sum" loss_weight: 2 reduction_param { coeff: 5 } }
+    """
+    x = RNG.standard_normal((2, 3)).astype(np.float32)
+    for force, expected in ("", 10 * x), ("force_backward: true", np.full((2, 3), 10)):
+        net = Net(parse_text(force + text, pb.NetParameter, "net.prototxt").message, pb.TRAIN)
+        net.blobs["x"].data[...] = x
+        net.forward()
+        net.backward()
+        np.testing.assert_allclose(net.blobs["x"].diff, expected, rtol=1e-6)
+        np.testing.assert_allclose(net.params["s"][0].diff, 10 * x.sum(axis=0), rtol=1e-5)

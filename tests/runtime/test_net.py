@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from netc.backends.cpu import CpuBackend
-from netc.errors import NetcError
+from netc.errors import NetcError, NetcErrors
 from netc.proto import netc_pb2 as pb
 from netc.runtime import Arena, Net
 from netc.schema.text import parse_text
@@ -173,11 +173,12 @@ def test_weights_of_another_shape_name_both_shapes_and_the_remedy(tmp_path) -> N
     net = mlp()
     net.save(tmp_path / "w.caffemodel")
     other = Net(message(MLP.format(batch=2).replace("num_output: 5", "num_output: 6")), pb.TRAIN)
-    with pytest.raises(NetcError) as caught:
+    with pytest.raises(NetcErrors) as caught:
         other.load_weights(tmp_path / "w.caffemodel")
-    error = caught.value
-    assert (error.layer, error.expected, error.found) == ("ip", [6, 4], [5, 4])
-    assert error.remedy == "rename the layer to learn it from scratch"
+    weight, bias = caught.value.errors
+    assert (weight.layer, weight.expected, weight.found) == ("ip", [6, 4], [5, 4])
+    assert (bias.layer, bias.expected, bias.found) == ("ip", [6], [5])
+    assert weight.remedy == bias.remedy == "rename the layer to learn it from scratch"
 
 
 def test_a_renamed_layer_keeps_its_own_parameters(tmp_path) -> None:
@@ -254,3 +255,15 @@ def test_images_of_mixed_sizes_meet_one_program_for_each_size(tmp_path, monkeypa
         programs.append(net.program)
     assert len(set(map(id, programs))) == 2
     net.close()
+
+
+def test_a_layer_that_cannot_work_on_an_empty_blob_is_named() -> None:
+    net = Net(
+        message(
+            'layer { name: "in" type: "Input" top: "x" input_param { shape { dim: 2 dim: 0 } } }'
+            'layer { name: "p" type: "Softmax" bottom: "x" top: "y" }'
+        )
+    )
+    with pytest.raises(NetcError, match="without elements") as caught:
+        net.forward()
+    assert (caught.value.layer, caught.value.blob, caught.value.found) == ("p (Softmax)", "x", [2, 0])

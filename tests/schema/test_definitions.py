@@ -55,8 +55,6 @@ def test_positions_follow_the_layers_that_an_upgrade_moves() -> None:
         ("input: 'a'\ninput: 'b'\ninput_shape { dim: 1 }", "f:3:1", "each input needs an input_shape"),
         ("input: 'a'\ninput_dim: 1", "f:2:1", "four input_dim"),
         ("name: 'n'\ninput: 'a'", "f:2:1", "four input_dim"),
-        ("name: 'n'\nlayers { type: CONVOLUTION }", "f:2:1", "second syntax"),
-        ("name: 'n'\nlayers { layer { type: 'conv' } }", "f:2:1", "first syntax"),
         ("layer { }\nlayers { }", "f:2:1", "mixes"),
     ],
 )
@@ -123,10 +121,10 @@ def test_nets_within_a_solver_are_upgraded_too() -> None:
 @pytest.mark.parametrize(
     ("text", "place", "words"),
     [
-        ('base_lr: 1 lr_policy: "fixed"', "", "names no net"),
+        ('base_lr: 1 lr_policy: "fixed"', "1:1", "names no net"),
         (GOOD + 'train_net: "m"', "2:1", "more than one net"),
-        ('net: "n" lr_policy: "fixed"', "", "no base_lr"),
-        ('net: "n" base_lr: 1', "", "no lr_policy"),
+        ('net: "n" lr_policy: "fixed"', "1:1", "no base_lr"),
+        ('net: "n" base_lr: 1', "1:1", "no lr_policy"),
         (GOOD.replace("fixed", "stp"), "1:23", "did you mean step?"),
         (GOOD.replace("fixed", "step") + "gamma: 0.1", "1:23", "needs stepsize"),
         (GOOD.replace("fixed", "step") + "stepsize: 3", "1:23", "needs gamma"),
@@ -162,3 +160,11 @@ def test_a_solver_that_makes_no_sense_is_named_with_its_place(text: str, place: 
 def test_all_that_is_wrong_with_a_solver_is_reported_in_order() -> None:
     errors = errors_of('net: "n" base_lr: 1 lr_policy: "step"\nmomentum: 2\niter_size: 0')
     assert [error.at and error.at.line for error in errors] == [1, 1, 2, 3]
+
+
+def test_a_score_that_is_not_worked_out_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    parse_solver(GOOD + 'eval_type: "detection" ap_version: "11point"\n', "solver.prototxt")
+    assert "solver.prototxt:2" in caplog.text
+    assert "no mean average precision" in caplog.text
+    (error,) = errors_of(GOOD + 'eval_type: "ranking"\n')
+    assert (error.at.line, error.found) == (2, "ranking")

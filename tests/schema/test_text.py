@@ -266,7 +266,7 @@ def test_positions_fall_back_to_what_is_around() -> None:
     assert str(at("layer", 0, "pooling_param", "stride")) == "f:3:3"
     assert str(at("layer", 0, "bottom", 2)) == "f:2:1"
     assert str(at("layer", 7)) == "f:2:1"
-    assert str(at("state")) == str(at()) == "f"
+    assert str(at("state")) == str(at()) == "f:1:1"
 
 
 # Files

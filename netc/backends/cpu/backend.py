@@ -21,14 +21,14 @@ class CpuBackend:
 
     name = "cpu"
     xp: ModuleType = np
+    installed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")  # bytes of memory
 
     def allocate(self, nbytes: int) -> np.ndarray:
         """Zeroed bytes, aligned for vector loads. Raises NetcError where the machine has less memory."""
-        installed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        if nbytes > installed:
+        if nbytes > self.installed:
             raise NetcError(
                 "the net does not fit into this machine's memory",
-                expected=f"at most {installed:,} bytes",
+                expected=f"at most {self.installed:,} bytes",
                 found=f"{nbytes:,} bytes in one piece",
                 remedy="a smaller batch_size, smaller inputs, or fewer outputs in the largest layer",
             )
