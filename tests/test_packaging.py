@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+from importlib import import_module
 from importlib.metadata import entry_points, version
 from pathlib import Path
 
@@ -29,11 +30,12 @@ STREET = (
     "runtime",
     "solver",
     "parallel",
+    "tools",
     "pycaffe",
     "cli",
 )
-ANYWHERE = {"proto", "version", "kernels_folder"}
-FACES = {"__init__", "__main__", "as_caffe", "layers", "params"}  # what users import and run: may import all
+ANYWHERE = {"proto", "version", "kernels_folder", "aliases"}
+FACES = {"__init__", "__main__", "as_caffe"}  # what users import and run: may import all
 
 TEXT_SUFFIXES = {".py", ".md", ".toml", ".prototxt", ".proto", ".cu", ".cuh", ".in", ".txt", ".yml", ""}
 NOT_OURS = {"build", "dist", "golden", "__pycache__"}  # made by tools, and Caffe's numbers
@@ -52,7 +54,7 @@ def test_netc_is_on_the_path_as_its_command_line() -> None:
 
 @pytest.mark.parametrize("name", netc.PUBLIC_NAMES)
 def test_public_names_resolve(name: str) -> None:
-    assert getattr(netc, name).__name__ == name
+    assert getattr(netc, name) is getattr(import_module(netc.PUBLIC_NAMES[name]), name)
     assert name in dir(netc)
 
 

@@ -30,13 +30,14 @@ class Build:
     """What a graph is built for, beside its message.
 
     shapes: shapes of tops that differ from what their layers say, by layer name (a reshape, a data source's
-    next batch, shapes that hang on values); sources: open data sources by layer name, filled as layers open
-    theirs; kept: what layers keep from one graph to the next, by their place in the net.
+    next batch) or by the layer's place in the net (shapes that hang on values); sources: open data sources
+    by layer name, filled as layers open theirs; kept: what layers keep from one graph to the next, by their
+    place in the net.
     """
 
     state: State
     positions: Positions | None = None
-    shapes: Mapping[str, Sequence[Shape]] = field(default_factory=dict)
+    shapes: Mapping[Any, Sequence[Shape]] = field(default_factory=dict)
     sources: dict[str, Any] = field(default_factory=dict)
     seed: int = 0
     dtype: Any = np.float32
@@ -58,6 +59,7 @@ class _Builder:
         self.unread: dict[str, Value] = {}
         self.broken: set[str] = set()  # blobs whose shapes an earlier error left unknown
         self.shared: dict[str, Param] = {}
+        self.with_params: dict[str, Layer] = {}  # by name
 
     def graph(self) -> Graph:
         placed = self.chosen_layers()
@@ -203,7 +205,8 @@ class _Builder:
         """The shapes of a node's tops."""
         layer = node.layer
         layer.bottom_shapes = [value.shape for value in node.inputs]
-        known = self.build.shapes.get(layer.name)
+        fed = not node.inputs and not layer.shapes_by_value
+        known = self.build.shapes.get(layer.name if fed else len(self.nodes))
         if isinstance(layer, SourceLayer):
             if layer.name not in self.build.sources:
                 self.build.sources[layer.name] = layer.open()
@@ -220,7 +223,7 @@ class _Builder:
         return shapes
 
     def inferred(self, layer: Layer) -> list[Shape]:
-        """The shapes that a layer gives its tops; what it asks for beside them is of possible size as well."""
+        """The shapes that a layer gives its tops. What it asks for beside them is checked for size."""
         try:
             shapes = layer.infer(layer.bottom_shapes)
         except MemoryError as error:
@@ -261,6 +264,8 @@ class _Builder:
 
     def make_params(self, node: Node) -> None:
         layer = node.layer
+        if layer.params:
+            self.claim_name(layer)
         if len(layer.spec.param) > len(layer.params):
             raise layer.error(
                 f"{len(layer.spec.param)} param entries for {len(layer.params)} parameters",
@@ -279,6 +284,19 @@ class _Builder:
         if layer.tops_are_params:
             for value, param in zip(node.outputs, node.params, strict=True):
                 value.param = param
+
+    def claim_name(self, layer: Layer) -> None:
+        """Raises NetcError for a second layer of one name with parameters, which are found by layer name."""
+        first = self.with_params.setdefault(layer.name, layer)
+        if first is not layer:
+            raise NetcError(
+                f"two layers with parameters are called {layer.name!r}",
+                at=layer.locate("name"),
+                layer=f"{layer.name} ({layer.type})",
+                expected="a name of its own",
+                found=f"the name of the layer at {first.locate()}" if first.locate() else None,
+                remedy="rename it; to share parameters give them a name: param { name: ... }",
+            )
 
     def share(self, layer: Layer, param: Param, spec: pb.ParamSpec) -> None:
         """Joins a named parameter to the first of its name."""

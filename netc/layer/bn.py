@@ -63,6 +63,8 @@ class BN(Layer):
                 expected="2 to 4 axes: N, C, H, W",
                 found=shape,
             )
+        if self.options.eps < 0:
+            raise self.error("eps must not be negative", "eps", expected="0 or more", found=self.options.eps)
         self.cells = (shape[0], shape[1], count(shape[2:]))
         self.saved = {"inverse": Scratch((shape[1],))}
         return (1, shape[1], 1, 1)

@@ -9,6 +9,7 @@ from netc.layer.base import Array
 
 UNMATCHED = -1
 IGNORED = -2  # reaches out of the image, and such boxes are to be left out
+BLOCK = 256  # boxes that are held against each other at a time
 SMALLEST_OVERLAP = 1e-6  # what overlaps less does not count as overlapping
 
 
@@ -59,18 +60,17 @@ def suppress_overlapping(xp: ModuleType, boxes: Array, threshold: float, eta: fl
     eta: what the threshold is multiplied by after each box that is kept, while it is above 0.5.
     """
     kept: list[int] = []
-    worst = xp.zeros(len(boxes), boxes.dtype)  # the largest overlap with a kept box
-    at = 0
-    while at < len(boxes):
-        free = worst[at:] <= threshold
-        step = int(free.argmax())
-        if not free[step]:
-            break
-        at += step
-        kept.append(at)
-        rest = worst[at + 1 :]
-        xp.maximum(rest, overlaps(xp, boxes[at : at + 1], boxes[at + 1 :])[0], out=rest)
-        if eta < 1 and threshold > 0.5:
-            threshold *= eta
-        at += 1
+    for start in range(0, len(boxes), BLOCK):
+        block = boxes[start : start + BLOCK]
+        worst = xp.zeros(len(block), boxes.dtype)  # the largest overlap with a kept box
+        if kept:
+            worst = overlaps(xp, block, boxes[xp.asarray(kept)]).max(axis=1)
+        among = overlaps(xp, block, block)
+        for i in range(len(block)):
+            if not worst[i] <= threshold:
+                continue
+            kept.append(start + i)
+            xp.maximum(worst, among[i], out=worst)
+            if eta < 1 and threshold > 0.5:
+                threshold *= eta
     return kept

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from types import ModuleType
-from typing import Final
+from typing import Any, Final
 
 from netc.layer.base import Array, Buffers, ParamBlob, Shape, count
 from netc.layer.conv import Convolution, SlidingFilters
@@ -22,11 +23,7 @@ class ChannelFilters:
     """
 
     def __init__(self, window: Window, spatial: Shape, output: Shape) -> None:
-        self.joins = [
-            (number, (..., *outputs), (..., *inputs))
-            for number, _, outputs, inputs in window.positions(spatial, output)
-        ]
-        self.cells = max(1, count(output))
+        self.window, self.spatial, self.output = window, spatial, output
 
     def forward(self, xp: ModuleType, x: Array, weight: Array, y: Array, bias: Array | None) -> None:
         """y = x filtered, plus one bias per channel."""
@@ -34,7 +31,7 @@ class ChannelFilters:
         for part in self._parts(y):
             out = y[part]
             out[...] = 0 if bias is None else bias.reshape(-1, *[1] * (y.ndim - 2))
-            for number, outputs, inputs in self.joins:
+            for number, outputs, inputs in self._joins():
                 out[outputs] += x[part][inputs] * taps[number]
 
     def backward(
@@ -45,13 +42,18 @@ class ChannelFilters:
         if dx is not None:
             dx[...] = 0
         for part in self._parts(dy):
-            for number, outputs, inputs in self.joins:
+            for number, outputs, inputs in self._joins():
                 if dx is not None:
                     dx[part][inputs] += dy[part][outputs] * taps[number]
                 if dweight is not None:
                     product = dy[part][outputs] * x[part][inputs]
                     summed = product.sum(axis=(0, *range(2, product.ndim)))
                     dweight.reshape(len(weight), -1)[:, number] += summed
+
+    def _joins(self) -> Iterator[tuple[int, Any, Any]]:
+        """For each kernel position: its number, and the outputs and inputs that it joins."""
+        for number, _, outputs, inputs in self.window.positions(self.spatial, self.output):
+            yield number, (..., *outputs), (..., *inputs)
 
     def _taps(self, weight: Array) -> Array:
         """The filters as (kernel positions, C, 1, ...): one number per channel for each position."""
@@ -60,7 +62,7 @@ class ChannelFilters:
 
     def _parts(self, y: Array) -> list[slice]:
         """Some images at a time."""
-        images = max(1, CELLS_AT_ONCE // (self.cells * y.shape[1]))
+        images = max(1, CELLS_AT_ONCE // max(1, count(y.shape[1:])))
         return [slice(start, start + images) for start in range(0, y.shape[0], images)]
 
 

@@ -66,7 +66,7 @@ class DetectionEvaluate(Layer):
                     remedy="give what DetectionOutput finds, then the label of AnnotatedData",
                 )
         self._read_sizes()
-        classes = len(self._classes())
+        classes = self._count_classes()
         found = bottoms[0][-2] if len(bottoms[0]) > 1 else 1
         return [(1, 1, classes + found, ROW)]
 
@@ -81,25 +81,29 @@ class DetectionEvaluate(Layer):
             origin = Origin(self.name, self.type, self.locate)
             self.resizer = Resizer(options.resize_param, origin, "detection_evaluate_param", "resize_param")
 
-    def _classes(self) -> list[int]:
-        return [c for c in range(self.options.num_classes) if c != self.options.background_label_id]
+    def _count_classes(self) -> int:
+        """How many classes there are but the background."""
+        options = self.options
+        return int(options.num_classes) - (options.background_label_id < options.num_classes)
 
     def real_shapes(self, xp: ModuleType, b: Buffers) -> list[Shape]:
         found = b.bottoms[0].reshape(-1, FOUND_NUMBERS)
-        return [(1, 1, len(self._classes()) + int((found[:, 1] != NO_IMAGE).sum()), ROW)]
+        return [(1, 1, self._count_classes() + int((found[:, 1] != NO_IMAGE).sum()), ROW)]
 
     def forward(self, xp: ModuleType, b: Buffers) -> None:
         found = self._groups(b.bottoms[0].reshape(-1, FOUND_NUMBERS))
         truths = self._groups(b.bottoms[1].reshape(-1, TRUTH_NUMBERS))
-        rows = self._count_rows(truths)
+        rows: list[list[float]] = []
         for image in sorted({image for image, _ in found}):
             size = self._next_size()
             for of_image, label in sorted(found):
                 if of_image == image and label != NO_IMAGE:
                     rows += self._judge(found[image, label], truths.get((image, label)), size)
-        top = b.tops[0]
+        top, counts = b.tops[0][0, 0], self._count_rows(truths)
+        judged = np.array(rows, self.dtype).reshape(-1, ROW)
         top[...] = 0
-        top[0, 0, : len(rows)] = xp.asarray(np.array(rows, self.dtype))
+        top[: len(counts)] = xp.asarray(counts)
+        top[len(counts) : len(counts) + len(judged)] = xp.asarray(judged)
 
     def _groups(self, rows: Array) -> Groups:
         """The rows up to the first of image -1, by image and class, in their order."""
@@ -118,13 +122,15 @@ class DetectionEvaluate(Layer):
             groups[int(row[0]), label].append(row)
         return {key: np.array(group) for key, group in groups.items()}
 
-    def _count_rows(self, truths: Groups) -> list[list[float]]:
+    def _count_rows(self, truths: Groups) -> np.ndarray:
         """The rows of the classes."""
-        numbers: dict[int, int] = defaultdict(int)
+        rows = np.full((self.options.num_classes, ROW), NO_IMAGE, self.dtype)
+        rows[:, 1], rows[:, 2] = np.arange(len(rows)), 0
         for (_, label), group in truths.items():
-            easy = group[:, 7] == 0
-            numbers[label] += len(group) if self.options.evaluate_difficult_gt else int(easy.sum())
-        return [[NO_IMAGE, label, numbers[label], -1, -1] for label in self._classes()]
+            if 0 <= label < len(rows):
+                easy = group[:, 7] == 0
+                rows[label, 2] += len(group) if self.options.evaluate_difficult_gt else easy.sum()
+        return rows[rows[:, 1] != self.options.background_label_id]
 
     def _next_size(self) -> NamedSize | None:
         """The next image of the test set, which begins again after its last; None where none is known."""

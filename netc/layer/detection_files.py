@@ -19,6 +19,8 @@ from netc.schema.atomic import replacing, write_error
 
 log = logging.getLogger(__name__)
 
+NEEDED = ("output_directory", "label_map_file", "name_size_file")
+
 
 @dataclass(frozen=True)
 class Detection:
@@ -84,15 +86,8 @@ class DetectionFiles:
     again."""
 
     def __init__(self, param: Any, background: int, origin: Origin, *field: str) -> None:
-        """param: a SaveOutputParameter; field: where it stands in its layer, for messages. Raises NetcError
-        where something is missing or cannot be read."""
-        for name in ("output_directory", "label_map_file", "name_size_file"):
-            if not getattr(param, name):
-                raise origin.error(
-                    f"save_output_param has no {name}",
-                    *field,
-                    remedy="state output_directory, label_map_file and name_size_file, or remove it",
-                )
+        """param: a SaveOutputParameter with all that is NEEDED; field: where it stands in its layer, for
+        messages. Raises NetcError where a file cannot be read or the folder cannot be made."""
         if param.output_format not in FORMATS:
             raise origin.error(
                 "unknown output_format",

@@ -9,7 +9,7 @@ from netc.data.source import Origin
 from netc.layer.base import Arity, Array, Buffers, Layer, Shape, count
 from netc.layer.box_choice import best_first, suppress_overlapping
 from netc.layer.box_codes import decode
-from netc.layer.detection_files import DetectionFiles
+from netc.layer.detection_files import NEEDED, DetectionFiles
 from netc.layer.registry import register
 
 log = logging.getLogger(__name__)
@@ -59,13 +59,8 @@ class DetectionOutput(Layer):
             raise self.error(
                 "nms_threshold must not be negative", "nms_param", found=suppression.nms_threshold
             )
-        if options.visualize:
-            log.warning("%s: visualize is ignored; draw the boxes with netc detect", self.name)
-        if options.HasField("save_output_param") and "files" not in self.kept:
-            origin = Origin(self.name, self.type, self.locate)
-            self.kept["files"] = DetectionFiles(
-                options.save_output_param, options.background_label_id, origin, *SAVE
-            )
+        if "files" not in self.kept:
+            self.kept["files"] = self._open_files()
         self.classes = options.num_classes
         self.slots = 1 if options.share_location else self.classes
         offsets, scores, priors = bottoms[:3]
@@ -78,6 +73,19 @@ class DetectionOutput(Layer):
                     i, f"{self.images} x {self.priors * each}, {each} for each of {self.priors} priors", shape
                 )
         return [(1, 1, 1, ROW)]
+
+    def _open_files(self) -> DetectionFiles | None:
+        """The result files, where everything is stated that they need; asked once for a net."""
+        options = self.options
+        if options.visualize:
+            log.warning("%s: visualize is ignored: nothing is drawn", self.name)
+        missing = [field for field in NEEDED if not getattr(options.save_output_param, field)]
+        if missing:
+            if options.save_output_param.output_directory:
+                log.warning("%s: no results are saved, for want of %s", self.name, ", ".join(missing))
+            return None
+        origin = Origin(self.name, self.type, self.locate)
+        return DetectionFiles(options.save_output_param, options.background_label_id, origin, *SAVE)
 
     def _misfit(self, bottom: int, expected: str, found: Shape) -> Exception:
         return self.error(
@@ -94,8 +102,8 @@ class DetectionOutput(Layer):
 
     def forward(self, xp: ModuleType, b: Buffers) -> None:
         b.tops[0][...] = rows = self.kept.pop("rows")  # found by `real_shapes` in this very pass
-        if "files" in self.kept:
-            self.kept["files"].add(rows.tolist(), self.images)
+        if files := self.kept.get("files"):
+            files.add(rows.tolist(), self.images)
 
     def detect(self, xp: ModuleType, b: Buffers) -> Array:
         """The rows of the top."""

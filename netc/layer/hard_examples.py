@@ -104,7 +104,7 @@ class BoxAnnotatorOHEM(Layer):
                 *(["roi_per_img"] if self.options.HasField("roi_per_img") else []),
                 found=self.options.roi_per_img,
             )
-        regions, losses, labels, weights = ((*shape, 1, 1, 1)[:4] for shape in bottoms)
+        regions, losses, labels, weights = ((*shape, 1, 1, 1, 1)[:4] for shape in bottoms)
         self.shape = (regions[0], regions[2] * regions[3])
         wanted = ((regions[0], 5), (regions[0], 1), (regions[0], 1), (regions[0], weights[1]))
         for number, (shape, start) in enumerate(zip((regions, losses, labels, weights), wanted, strict=True)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import cached_property
 from types import ModuleType
 
 import numpy as np
@@ -56,9 +57,14 @@ class Interp(Layer):
         self.inside = (..., slice(begin, begin + height), slice(begin, begin + width))
         output = self._output((height, width))
         check_size(self, f"blob {self.spec.top[0]!r}", (*shape[:2], *output))
-        self.rows = _interpolation(height, output[0], self.dtype)
-        self.columns = _interpolation(width, output[1], self.dtype)
+        self.resized = ((height, output[0]), (width, output[1]))
         return [(*shape[:2], *output)]
+
+    @cached_property
+    def matrices(self) -> tuple[Array, Array]:
+        """What interpolates along rows and along columns; made when the layer first runs."""
+        rows, columns = (_interpolation(size, output, self.dtype) for size, output in self.resized)
+        return rows, columns
 
     def _output(self, size: Shape) -> Shape:
         factors = [name for name in ("shrink_factor", "zoom_factor") if self.options.HasField(name)]
@@ -86,16 +92,17 @@ class Interp(Layer):
         return tuple((n - 1) * self.options.zoom_factor + 1 for n in shrunk)
 
     def forward(self, xp: ModuleType, b: Buffers) -> None:
-        across = xp.matmul(b.bottoms[0][self.inside], xp.asarray(self.columns).T)
-        xp.matmul(xp.asarray(self.rows), across, out=b.tops[0])
+        rows, columns = (xp.asarray(matrix) for matrix in self.matrices)
+        across = xp.matmul(b.bottoms[0][self.inside], columns.T)
+        xp.matmul(rows, across, out=b.tops[0])
 
     def backward(self, xp: ModuleType, b: Buffers) -> None:
         dx = b.bottom_grads[0]
         if dx is None:
             return
         dx[...] = 0
-        across = xp.matmul(b.top_grads[0], xp.asarray(self.columns))
-        dx[self.inside] = xp.matmul(xp.asarray(self.rows).T, across)
+        rows, columns = (xp.asarray(matrix) for matrix in self.matrices)
+        dx[self.inside] = xp.matmul(rows.T, xp.matmul(b.top_grads[0], columns))
 
 
 def _interpolation(size: int, output: int, dtype: np.dtype) -> Array:

@@ -29,6 +29,7 @@ class DifferenceLoss(Loss):
                     found=f"{count(shape)} ({list(shape)})",
                 )
         self.saved = {"difference": Scratch(bottoms[0])}
+        self.rows = max(1, bottoms[0][0])
         return tops
 
     def gives_gradient(self, bottom: int) -> bool:
@@ -57,12 +58,12 @@ class L1Loss(DifferenceLoss):
 
     def forward(self, xp: ModuleType, b: Buffers) -> None:
         difference = self.subtract(xp, b)
-        b.tops[0][...] = xp.abs(difference).sum() / difference.shape[0]
+        b.tops[0][...] = xp.abs(difference).sum() / self.rows
 
     def backward(self, xp: ModuleType, b: Buffers) -> None:
         difference = b.saved["difference"]
         weight: Array = b.top_grads[0]
-        self.hand_down(b, xp.sign(difference) * (weight / difference.shape[0]))
+        self.hand_down(b, xp.sign(difference) * (weight / self.rows))
 
 
 @register
@@ -85,12 +86,12 @@ class SmoothL1Loss(DifferenceLoss):
         difference = self.subtract(xp, b)
         if len(b.bottoms) > 2:
             difference *= b.bottoms[2].reshape(difference.shape)
-        b.tops[0][...] = smooth_l1(xp, difference).sum() / difference.shape[0]
+        b.tops[0][...] = smooth_l1(xp, difference).sum() / self.rows
 
     def backward(self, xp: ModuleType, b: Buffers) -> None:
         difference = b.saved["difference"]
         weight: Array = b.top_grads[0]
-        self.hand_down(b, smooth_l1_slope(xp, difference) * (weight / difference.shape[0]))
+        self.hand_down(b, smooth_l1_slope(xp, difference) * (weight / self.rows))
 
 
 class FastRcnnSmoothL1Loss(SmoothL1Loss):
@@ -126,12 +127,12 @@ class FastRcnnSmoothL1Loss(SmoothL1Loss):
         value = smooth_l1(xp, difference, self.sigma2)
         if len(b.bottoms) == 4:
             value *= b.bottoms[3].reshape(value.shape)
-        b.tops[0][...] = value.sum() / difference.shape[0]
+        b.tops[0][...] = value.sum() / self.rows
 
     def backward(self, xp: ModuleType, b: Buffers) -> None:
         difference = b.saved["difference"]
         weight: Array = b.top_grads[0]
-        slope = smooth_l1_slope(xp, difference, self.sigma2) * (weight / difference.shape[0])
+        slope = smooth_l1_slope(xp, difference, self.sigma2) * (weight / self.rows)
         for weights in b.bottoms[2:]:
             slope *= weights.reshape(slope.shape)
         self.hand_down(b, slope)

@@ -106,6 +106,8 @@ class BatchNorm(Layer):
             raise self.error(
                 "BatchNorm needs an axis to normalise over", blob=self.spec.bottom[0], found=shape
             )
+        if self.options.eps < 0:
+            raise self.error("eps must not be negative", "eps", expected="0 or more", found=self.options.eps)
         channels = shape[1] if len(shape) > 1 else 1
         images = shape[0]
         self.cells = (images, channels, count(shape) // max(1, images * channels))

@@ -34,6 +34,8 @@ class Normalize(Layer):
                 expected="at least 2 axes",
                 found=shape,
             )
+        if self.options.eps < 0:
+            raise self.error("eps must not be negative", "eps", expected="0 or more", found=self.options.eps)
         self.cells = (*shape[:2], count(shape[2:]))
         self.summed = (1, 2) if self.options.across_spatial else (1,)
         ones = pb.FillerParameter(type="constant", value=1)

@@ -152,6 +152,12 @@ class Python(Layer):
                 raise self.error(
                     f"python_param has no {option}", option, remedy="state module (a file's name) and layer"
                 )
+        if not all(part.isidentifier() for part in module_name.split(".")):
+            raise self.error(
+                f"{module_name!r} is no name of a Python module",
+                "module",
+                expected="a name as `import` takes it: the file's, without .py",
+            )
         module = self._import(module_name)
         if not hasattr(module, class_name):
             classes = [name for name, value in vars(module).items() if isinstance(value, type)]

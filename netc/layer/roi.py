@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from netc.layer.base import Arity, Array, Buffers, Layer, Scratch, Shape
 from netc.layer.registry import register
 
 HostArray = np.ndarray[Any, Any]
+FAR: Final = 1 << 30  # cells; a coordinate beyond is as good as there
 
 
 @dataclass(frozen=True)
@@ -34,9 +35,9 @@ class Bins:
             first = np.floor(bins * size).astype(np.int64) + start
             stop = np.ceil((bins + 1) * size).astype(np.int64) + start
         else:
-            first = np.floor(bins * size + start).astype(np.int64)
-            stop = np.ceil((bins + 1) * size + start).astype(np.int64)
-        return cls(start, size, first.clip(0, cells), stop.clip(0, cells))
+            first, stop = np.floor(bins * size + start), np.ceil((bins + 1) * size + start)
+        first, stop = (edge.clip(0, cells).astype(np.int64) for edge in (first, stop))
+        return cls(start, size, first, stop)
 
     def ways_back(self, end: HostArray, cells: int) -> HostArray | None:
         """For each region, bin and cell, whether the cell's gradient comes from that bin; None where all that
@@ -92,6 +93,15 @@ class RegionPooling(Layer):
         """The images (R) and coordinates (R, 4) of the regions, on the host: they say which cells to read."""
         rows = b.bottoms[1].reshape(-1, 5)
         rows = rows if xp is np else xp.asnumpy(rows)
+        finite = np.isfinite(rows).all(axis=1)
+        if not finite.all():
+            raise self.error(
+                f"region {int(np.flatnonzero(~finite)[0])} is no box of numbers",
+                blob=self.spec.bottom[1],
+                expected="image, x1, y1, x2, y2",
+                found=rows[~finite][0].tolist(),
+                remedy="see what makes the regions; a net that does may have diverged: lower its base_lr",
+            )
         images = rows[:, 0].astype(np.int64)
         wrong = (images < 0) | (images >= len(b.bottoms[0]))
         if wrong.any():
@@ -271,7 +281,7 @@ class PSROIPooling(RegionPooling):
 
     def _by_bin(self, x: Array) -> Array:
         """The features as (N, output_dim, g, g, H, W)."""
-        return x.reshape(x.shape[0], -1, self.group, self.group, *x.shape[2:])
+        return x.reshape(x.shape[0], self.options.output_dim, self.group, self.group, *x.shape[2:])
 
     def _cells(self, xp: ModuleType, b: Buffers) -> Any:
         """For each bin: its region, image, row, column, and its cells as an index of (C, H, W); None for an
@@ -296,7 +306,7 @@ class PSROIPooling(RegionPooling):
 
 def _round_away_from_zero(values: HostArray) -> HostArray:
     """The nearest whole numbers (int64), halves away from zero, as C's round has it."""
-    size = np.abs(values)
+    size = np.minimum(np.abs(values), FAR)
     whole = np.floor(size)
     whole += size - whole >= 0.5
     return np.copysign(whole, values).astype(np.int64)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from netc.layer.base import Arity, Array, Buffers, Layer, Shape
+from netc.layer.base import Arity, Array, Buffers, Layer, Shape, count
 from netc.layer.registry import register
 
 
@@ -74,7 +74,7 @@ class Upsample(Layer):
 
     def forward(self, xp: ModuleType, b: Buffers) -> None:
         places, channel = self._places(xp, b.bottoms[1])
-        y = b.tops[0].reshape(len(places), -1)
+        y = b.tops[0].reshape(len(places), count(self.output))
         y[...] = 0
         y[channel, places] = b.bottoms[0].reshape(places.shape)
 
@@ -83,13 +83,13 @@ class Upsample(Layer):
             b.bottom_grads[1][...] = 0
         if b.bottom_grads[0] is not None:
             places, channel = self._places(xp, b.bottoms[1])
-            dy = b.top_grads[0].reshape(len(places), -1)  # type: ignore[union-attr]
+            dy = b.top_grads[0].reshape(len(places), count(self.output))  # type: ignore[union-attr]
             b.bottom_grads[0].reshape(places.shape)[...] = dy[channel, places]
 
     def _places(self, xp: ModuleType, mask: Array) -> tuple[Array, Array]:
         """The places (N C, H W) of the values in their channels, and the channels' numbers (N C, 1)."""
-        places = mask.reshape(mask.shape[0] * mask.shape[1], -1).astype(xp.int64)
-        cells = self.output[0] * self.output[1]
+        places = mask.reshape(mask.shape[0] * mask.shape[1], count(mask.shape[2:])).astype(xp.int64)
+        cells = count(self.output)
         wrong = (places < 0) | (places >= cells)
         if wrong.any():
             raise self.error(

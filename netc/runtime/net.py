@@ -14,25 +14,26 @@ import numpy as np
 
 from netc.backends.cpu import CpuBackend
 from netc.errors import NetcError
-from netc.graph import Build, Graph, Node, Param, State, Value, build_graph
+from netc.graph import Build, Graph, Node, State, Value, build_graph
 from netc.layer import Array, Closable, Shape, SourceLayer
-from netc.layer.filler import fill
-from netc.layer.random import stream
 from netc.passes import run_passes
 from netc.proto import netc_pb2 as pb
 from netc.runtime import watch
 from netc.runtime.blob import Blob
 from netc.runtime.callbacks import LayerCallbacks, tell
-from netc.runtime.largest import blob_elements, naming_the_largest, param_elements
-from netc.runtime.parameters import Parameters
-from netc.runtime.program import Arena, Demand, ParamArrays, Program, ShapeChange, compile_program
-from netc.runtime.transfer import borrow, take_weights
+from netc.runtime.largest import blob_elements, naming_the_largest
+from netc.runtime.param_store import ParamStore
+from netc.runtime.program import Arena, Demand, Program, ShapeChange, compile_program
+from netc.runtime.states import States
+from netc.runtime.transfer import take_weights
 from netc.schema.net import current_net, read_net
 from netc.schema.positions import Positions
 from netc.schema.weights import read_weights, write_weights
 
 log = logging.getLogger(__name__)
 
+# Of tops, by layer name or by the layer's place in the net.
+Shapes = Mapping[Any, tuple[Shape, ...]]
 PROGRAMS_KEPT = 16  # compiled programs of other input shapes that stay at hand
 
 
@@ -81,21 +82,24 @@ class Net:
         self.arena = arena or Arena(self.backend)
         self.demand = Demand(backward, keep == "all", poison, np.dtype(dtype).type)
         self.sources: dict[str, Any] = {}
-        self.states: dict[str, Array] = {}
+        self.states = States()
         self._reshaped: dict[str, Array] = {}  # inputs given another shape that the net has not taken yet
         self._source_message = definition
         self._build = Build(
             State(phase, level, frozenset(stages)), positions, {}, self.sources, self.seed, dtype
         )
-        self._programs: OrderedDict[tuple[tuple[str, tuple[Shape, ...]], ...], Program] = OrderedDict()
+        self._programs: OrderedDict[frozenset[Any], Program] = OrderedDict()
         try:
             graph = self._graph({})
-            self._make_params(graph, share_with)
-            self._shapes: Mapping[str, tuple[Shape, ...]] = _shapes_of(_fed(graph))
+            lent = share_with.params if share_with is not None else {}
+            self._store = ParamStore(graph, lent, self.backend, self.demand.dtype, self.seed)
+            self._shapes: Shapes = _shapes_of(_fed(graph))
             self._program = self._compile(graph, self._shapes)
         except BaseException:
             self.close()
             raise
+        self.parameters = self._store.flat
+        self.params: dict[str, list[Blob]] = self._store.blobs
         self.debug_info = definition.debug_info
         self.callbacks = LayerCallbacks()
         self.blobs = self._make_blobs()
@@ -180,15 +184,19 @@ class Net:
     def _follow(self, change: ShapeChange) -> Node:
         """Turns to the program in which a node has the shapes it turned out to have; the node there."""
         step = self.graph.nodes.index(change.node)
-        self._change_program({change.node.name: change.shapes}, step)
+        self._change_program({step: change.shapes}, step)
         return self.graph.nodes[step]
 
-    def _change_program(self, shapes: Mapping[str, tuple[Shape, ...]], step: int) -> None:
+    def _change_program(self, shapes: Shapes, step: int) -> None:
         """Turns to the program in which some layers' tops have these shapes, before this step of a forward
         pass: what has run stays as it is."""
         old = self._program
-        before = [node for node in self.graph.nodes[:step] if node.layer.shapes_by_value]
-        self._switch({**self._input_shapes(), **_shapes_of(before), **shapes})
+        settled = {
+            place: tuple(value.shape for value in node.outputs)
+            for place, node in enumerate(self.graph.nodes[:step])
+            if node.layer.shapes_by_value
+        }
+        self._switch({**self._input_shapes(), **settled, **shapes})
         self._program.take_over(old, step)
 
     def backward(self, start: str | None = None, end: str | None = None) -> None:
@@ -300,49 +308,34 @@ class Net:
     def _input_shapes(self) -> dict[str, tuple[Shape, ...]]:
         return _shapes_of(self._inputs())
 
-    def _switch(self, shapes: Mapping[str, tuple[Shape, ...]]) -> None:
+    def _switch(self, shapes: Shapes) -> None:
         """Makes the program of these shapes the one in use: of the inputs, and of layers whose shapes hang on
         values."""
-        program = self._programs.get(tuple(sorted(shapes.items())))
+        program = self._programs.get(frozenset(shapes.items()))
         if program is None:
             graph = self._graph(shapes)
-            self._check_params(graph)
+            self._store.check(graph)
             program = self._compile(graph, shapes)
-        self._programs.move_to_end(tuple(sorted(shapes.items())))
-        self._bind_states(program)
+        self._programs.move_to_end(frozenset(shapes.items()))
+        self.states.fit(program.graph, self.backend, self.demand.dtype)
+        self.states.bind(program)
         self._program, self._shapes = program, shapes
 
-    def _graph(self, shapes: Mapping[str, tuple[Shape, ...]]) -> Graph:
+    def _graph(self, shapes: Shapes) -> Graph:
         self._build.shapes = shapes
         return run_passes(build_graph(self._source_message, self._build))
 
-    def _compile(self, graph: Graph, shapes: Mapping[str, tuple[Shape, ...]]) -> Program:
-        self._fit_states(graph)
+    def _compile(self, graph: Graph, shapes: Shapes) -> Program:
+        self.states.fit(graph, self.backend, self.demand.dtype)
         with naming_the_largest(graph.nodes, blob_elements):
             program = compile_program(
-                graph, self.demand, self.backend, self.arena, self._param_arrays, self.states
+                graph, self.demand, self.backend, self.arena, self._store.arrays, self.states
             )
         log.info("Program of net %r: %s", graph.name, program.plan)
-        self._programs[tuple(sorted(shapes.items()))] = program
+        self._programs[frozenset(shapes.items())] = program
         while len(self._programs) > PROGRAMS_KEPT:
             self._programs.popitem(last=False)
         return program
-
-    def _fit_states(self, graph: Graph) -> None:
-        """Makes the states that a graph's layers ask for; those of another shape begin anew."""
-        for node in graph.nodes:
-            for name, scratch in node.layer.states.items():
-                kept = self.states.get(f"{node.name}/{name}")
-                if kept is None or kept.shape != scratch.shape:
-                    dtype = scratch.dtype or self.demand.dtype
-                    self.states[f"{node.name}/{name}"] = self.backend.xp.zeros(scratch.shape, dtype)
-
-    def _bind_states(self, program: Program) -> None:
-        """Gives a program that is used again the states of now."""
-        self._fit_states(program.graph)
-        for node in program.graph.nodes:
-            for name in node.layer.states:
-                program.buffers[node].states[name] = self.states[f"{node.name}/{name}"]
 
     def _feed(self, first: int, last: int) -> None:
         """Pulls the next batch into the tops of every data source among the layers of these indices."""
@@ -364,84 +357,16 @@ class Net:
                 ):
                     top[...] = batch
 
-    def _make_params(self, graph: Graph, share_with: Net | None) -> None:
-        """Finds every parameter its memory: another net's, or this net's arenas, filled as the prototxt
-        says."""
-        lent = share_with.params if share_with is not None else {}
-        owned = [param for param in graph.params() if param.owner is param and param.layer not in lent]
-        with naming_the_largest(graph.nodes, param_elements):
-            self.parameters = Parameters(owned, self.backend, self.demand.dtype)
-        self._param_arrays: dict[tuple[str, int], ParamArrays] = {}
-        for param, segment in zip(owned, self.parameters.segments, strict=True):
-            data = self.parameters.view(self.parameters.data, segment)
-            data[...] = self.backend.xp.asarray(self._first_values(graph, param))
-            diff = self.parameters.view(self.parameters.grad, segment)
-            self._param_arrays[param.layer, param.index] = ParamArrays(data, diff)
-        self.params: dict[str, list[Blob]] = {}
-        for node in graph.nodes:
-            for param in node.params:
-                key = (param.layer, param.index)
-                if param.layer in lent:
-                    self._param_arrays[key] = borrow(node, param.index, param.shape, lent[param.layer])
-                elif param.owner is not param:
-                    first = self._param_arrays[param.owner.layer, param.owner.index]
-                    diff = first.diff.reshape(param.shape) if first.diff is not None else None
-                    self._param_arrays[key] = ParamArrays(first.data.reshape(param.shape), diff)
-                self.params.setdefault(node.name, []).append(_param_blob(self._param_arrays[key]))
-
-    def _first_values(self, graph: Graph, param: Param) -> np.ndarray:
-        """What a parameter's filler gives. Raises NetcError at its layer's line where it makes no sense."""
-        rng = stream(np, self.seed, f"{param.layer}/{param.index}", 0)
-        try:
-            if param.blob.values is not None:
-                return np.asarray(param.blob.values, self.demand.dtype)
-            return fill(param.blob.filler, param.shape, rng, self.demand.dtype)
-        except NetcError as error:
-            node = next(node for node in graph.nodes if param in node.params)
-            error.at = error.at or node.location
-            error.layer = f"{node.name} ({node.type})"
-            raise
-
-    def _check_params(self, graph: Graph) -> None:
-        """After a reshape: the parameters must not have changed shape."""
-        for node in graph.nodes:
-            for param in node.params:
-                have = self._param_arrays[param.layer, param.index].data.shape
-                if tuple(have) != param.shape:
-                    raise NetcError(
-                        f"the new input shapes change parameter {param.index} of a layer",
-                        at=node.location,
-                        layer=f"{node.name} ({node.type})",
-                        expected=list(have),
-                        found=list(param.shape),
-                        chain=graph.chain_to(node.inputs[0]) if node.inputs else (),
-                        remedy="give inputs of one size (resize, crop), or pool globally before the layer",
-                    )
-
     def share_params(self, other: Net) -> None:
         """From now on uses the values of another net's parameters, in the layers of the same name.
 
         Gradients stay each net's own. Raises NetcError where shapes differ; nothing has changed then.
         """
-        graph = self.graph
-        lent = {
-            (param.layer, param.index): borrow(node, param.index, param.shape, other.params[node.name])
-            for node in graph.nodes
-            for param in node.params
-            if node.name in other.params
-        }
-        if all(lent[key].data is self._param_arrays[key].data for key in lent):
+        if not self._store.share(self.graph, other.params):
             return
-        for param in graph.params():
-            key = (param.layer, param.index)
-            owner = (param.owner.layer, param.owner.index)
-            if key in lent:
-                self._param_arrays[key].data = lent[key].data
-            elif owner in lent:
-                self._param_arrays[key].data = lent[owner].data.reshape(param.shape)
         blobs = self._program.memory
         self._programs.clear()
-        self._program = self._compile(graph, self._shapes)
+        self._program = self._compile(self.graph, self._shapes)
         self._program.memory[...] = blobs[: len(self._program.memory)]
 
     def weights(self) -> dict[str, list[np.ndarray]]:
@@ -487,7 +412,3 @@ def _fed(graph: Graph) -> list[Node]:
 def _shapes_of(nodes: Sequence[Node]) -> dict[str, tuple[Shape, ...]]:
     """The shapes of the tops of some nodes, by layer name."""
     return {node.name: tuple(value.shape for value in node.outputs) for node in nodes}
-
-
-def _param_blob(arrays: ParamArrays) -> Blob:
-    return Blob(lambda: arrays.data, lambda: arrays.diff)

@@ -90,3 +90,8 @@ def test_segnets_gradients_are_slopes() -> None:
 def test_shapes_without_channels_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(NetcError, match="channel axis"):
         make_layer(text()).infer([shape])
+
+
+def test_a_negative_eps_is_refused() -> None:
+    with pytest.raises(NetcError, match="eps must not be negative"):
+        make_layer(text("eps: -1")).infer([(2, 3)])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from netc.data.boxes import areas, clip, coverages, overlaps, project
-from netc.layer.box_choice import IGNORED, UNMATCHED, best_first, match_boxes, suppress_overlapping
+from netc.layer.box_choice import BLOCK, IGNORED, UNMATCHED, best_first, match_boxes, suppress_overlapping
 from netc.layer.box_codes import CENTER_SIZE, CORNER, CORNER_SIZE, decode, encode
 
 RANDOM = np.random.default_rng(11)
@@ -128,7 +128,7 @@ def suppressed_one_by_one(boxes: Any, threshold: float, eta: float) -> list[int]
 
 @pytest.mark.parametrize(("threshold", "eta"), [(0.3, 1), (0.0, 1), (0.9, 0.8), (0.6, 0.5), (0.4, 0.5)])
 def test_suppression_keeps_what_overlaps_no_kept_box(threshold: float, eta: float) -> None:
-    for count in (0, 1, 2, 40):
+    for count in (0, 1, 2, 40, BLOCK + 44):
         boxes = random_boxes(count)
         assert suppress_overlapping(np, boxes, threshold, eta) == suppressed_one_by_one(boxes, threshold, eta)
 

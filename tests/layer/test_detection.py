@@ -118,7 +118,6 @@ def test_every_class_may_have_boxes_of_its_own() -> None:
         ("share_location: false", "bottom 0 does not have the shape"),
         ("nms_param { eta: 0 }", "eta must be"),
         ("nms_param { nms_threshold: -1 }", "nms_threshold must not"),
-        ("save_output_param { output_format: 'VOC' }", "no output_directory"),
     ],
 )
 def test_options_that_make_no_sense_are_named(options: str, message: str) -> None:
@@ -200,6 +199,16 @@ def test_a_size_file_that_is_none_is_named_with_its_line(tmp_path: Path) -> None
     with pytest.raises(NetcError, match="name and the size") as caught:
         detection_net(options, CAT_THEN_17, classes=3)
     assert str(caught.value.at) == f"{tmp_path / 'sizes.txt'}:2"
+
+
+def test_results_are_saved_only_where_all_is_stated(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    published = 'output_directory: "" output_format: "VOC" label_map_file: "not/here.prototxt"'
+    detection_net(f"save_output_param {{ {published} }}", CAT_THEN_17, classes=3).forward()
+    assert not caplog.text
+    incomplete = f'save_output_param {{ output_directory: "{tmp_path / "out"}" output_format: "VOC" }}'
+    detection_net(incomplete, CAT_THEN_17, classes=3).forward()
+    assert "no results are saved, for want of label_map_file, name_size_file" in caplog.text
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_unknown_format_is_named(tmp_path: Path) -> None:

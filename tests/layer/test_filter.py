@@ -168,6 +168,16 @@ def test_a_batch_is_pulled_once_from_a_data_source(tmp_path: Path) -> None:
     assert found == [[0, 2, 3], [6], [0, 2, 3]]
 
 
+def test_filters_need_no_names_of_their_own() -> None:
+    net = net_of(CHAIN.replace('name: "one" ', "").replace('name: "two" ', ""))
+    a, b = selector(4, 6), selector(3, 6)
+    for name, values in (("x", np.arange(12).reshape(6, 2)), ("a", a), ("b", b[:, None])):
+        net.blobs[name].data[...] = values
+    net.forward()
+    chosen = (a != 0) & (b != 0)
+    np.testing.assert_array_equal(net.blobs["x2"].data, np.arange(12).reshape(6, 2)[chosen])
+
+
 def test_a_later_batch_of_another_size_leaves_what_has_run(tmp_path: Path) -> None:
     sizes = (3, 5)
     for k, size in enumerate(sizes):

@@ -91,3 +91,8 @@ def test_other_counts_are_refused() -> None:
 def test_an_earlier_forward_does_not_show() -> None:
     layer = OneLayer('type: "SmoothL1Loss"', A, B, np.full((2, 2), 0.5))
     assert [float(layer.forward()[0]) for _ in range(3)] == [pytest.approx((0.125**2 / 2 + 0.625) / 2)] * 3
+
+
+@pytest.mark.parametrize("kind", ["L1Loss", "SmoothL1Loss"])
+def test_no_rows_have_no_loss(kind: str) -> None:
+    assert run(f'type: "{kind}"', np.zeros((0, 3)), np.zeros((0, 3)))[0] == 0

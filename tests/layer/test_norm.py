@@ -200,3 +200,8 @@ def test_batch_norm_with_factor_and_bias_is_a_batch_norm_and_a_scale(phase: int,
         np.testing.assert_allclose(found, expected)
     for found, expected in zip(whole.buffers.params[:3], norm.buffers.params, strict=True):
         np.testing.assert_array_equal(found, expected)
+
+
+def test_a_negative_eps_is_refused() -> None:
+    with pytest.raises(NetcError, match="eps must not be negative"):
+        make_layer('type: "BatchNorm" batch_norm_param { eps: -1 }').infer([(2, 3)])

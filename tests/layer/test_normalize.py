@@ -48,3 +48,8 @@ def test_zeros_stay_zeros() -> None:
 def test_a_vector_is_refused() -> None:
     with pytest.raises(NetcError, match="channel axis"):
         make_layer('type: "Normalize"').infer([(3,)])
+
+
+def test_a_negative_eps_is_refused() -> None:
+    with pytest.raises(NetcError, match="eps must not be negative"):
+        make_layer('type: "Normalize" norm_param { eps: -1 }').infer([(2, 3)])

@@ -396,6 +396,8 @@ def test_modules_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, from
         ('module: "no_such_module" layer: "A"', "there is no Python module 'no_such_module'"),
         ('module: "MODULE" layer: "Postive"', "has no class 'Postive'.*did you mean Positive"),
         ('module: "MODULE" layer: "CONSTANT"', "is no layer"),
+        ('module: "./layers.py" layer: "A"', "is no name of a Python module"),
+        ('module: "..layers" layer: "A"', "is no name of a Python module"),
         ('module: "MODULE" layer: "Unfinished"', "is no layer.*no reshape, forward, backward"),
         ('layer: "A"', "python_param has no module"),
         ('module: "MODULE"', "python_param has no layer"),

@@ -158,3 +158,13 @@ def test_a_cell_beyond_the_region_that_rounding_lets_in_gets_no_gradient() -> No
     (y,) = layer.forward()
     assert y[0, 0, 0].tolist() == [0] * 12 + [5]
     assert not layer.backward([[[[0] * 12 + [1]]]])[0].any()
+
+
+def test_a_region_of_no_numbers_is_named() -> None:
+    with pytest.raises(NetcError, match="region 1 is no box of numbers") as error:
+        run(WHOLE, np.zeros((2, 1, 3, 3)), [[0, 0, 0, 1, 1], [1, 0, np.nan, 1, 1]])
+    assert "base_lr" in error.value.remedy
+
+
+def test_a_region_far_away_pools_nothing() -> None:
+    assert run(WHOLE, np.ones((1, 1, 3, 3)), [[0, 1e30, 1e30, 1e31, 1e31]])[0] == 0

@@ -1,0 +1,113 @@
+"""Every layer's parameters: found their memory once, and the same whatever shapes the net takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from netc.backends.cpu import CpuBackend
+from netc.errors import NetcError
+from netc.graph import Graph, Node, Param
+from netc.layer.filler import fill
+from netc.layer.random import stream
+from netc.runtime.blob import Blob
+from netc.runtime.largest import naming_the_largest, param_elements
+from netc.runtime.parameters import Parameters
+from netc.runtime.program import ParamArrays
+from netc.runtime.transfer import borrow
+
+
+class ParamStore:
+    """The parameters of a net.
+
+    flat: the arenas of those it owns; arrays: every layer's, by layer and index; blobs: the same as their
+    users see them, by layer. lent: another net's, used in the layers of the same name. Raises NetcError for
+    a filler that makes no sense, for lent parameters of another shape, and where memory does not suffice.
+    """
+
+    def __init__(
+        self, graph: Graph, lent: Mapping[str, list[Blob]], backend: CpuBackend, dtype: Any, seed: int
+    ) -> None:
+        owned = [param for param in graph.params() if param.owner is param and param.layer not in lent]
+        with naming_the_largest(graph.nodes, param_elements):
+            self.flat = Parameters(owned, backend, dtype)
+        self.arrays: dict[tuple[str, int], ParamArrays] = {}
+        for param, segment in zip(owned, self.flat.segments, strict=True):
+            data = self.flat.view(self.flat.data, segment)
+            data[...] = backend.xp.asarray(_first_values(graph, param, dtype, seed))
+            self.arrays[param.layer, param.index] = ParamArrays(data, self.flat.view(self.flat.grad, segment))
+        self.blobs: dict[str, list[Blob]] = {}
+        for node in graph.nodes:
+            for param in node.params:
+                self._find_memory(node, param, lent)
+                arrays = self.arrays[param.layer, param.index]
+                self.blobs.setdefault(node.name, []).append(_blob(arrays))
+
+    def _find_memory(self, node: Node, param: Param, lent: Mapping[str, list[Blob]]) -> None:
+        """A parameter that is not this layer's own lies in another net's memory, or in its owner's."""
+        key = (param.layer, param.index)
+        if param.layer in lent:
+            self.arrays[key] = borrow(node, param.index, param.shape, lent[param.layer])
+        elif param.owner is not param:
+            first = self.arrays[param.owner.layer, param.owner.index]
+            diff = first.diff.reshape(param.shape) if first.diff is not None else None
+            self.arrays[key] = ParamArrays(first.data.reshape(param.shape), diff)
+
+    def check(self, graph: Graph) -> None:
+        """After a reshape: the parameters must not have changed shape. Raises NetcError."""
+        for node in graph.nodes:
+            for param in node.params:
+                have = self.arrays[param.layer, param.index].data.shape
+                if tuple(have) != param.shape:
+                    raise NetcError(
+                        f"the new input shapes change parameter {param.index} of a layer",
+                        at=node.location,
+                        layer=f"{node.name} ({node.type})",
+                        expected=list(have),
+                        found=list(param.shape),
+                        chain=graph.chain_to(node.inputs[0]) if node.inputs else (),
+                        remedy="give inputs of one size (resize, crop), or pool globally before the layer",
+                    )
+
+    def share(self, graph: Graph, blobs: Mapping[str, list[Blob]]) -> bool:
+        """From now on uses these values in the layers of the same name; gradients stay this net's own.
+
+        Returns whether anything lies elsewhere now. Raises NetcError where shapes differ; nothing has
+        changed then.
+        """
+        lent = {
+            (param.layer, param.index): borrow(node, param.index, param.shape, blobs[node.name])
+            for node in graph.nodes
+            for param in node.params
+            if node.name in blobs
+        }
+        if all(lent[key].data is self.arrays[key].data for key in lent):
+            return False
+        for param in graph.params():
+            key, owner = (param.layer, param.index), (param.owner.layer, param.owner.index)
+            if key in lent:
+                self.arrays[key].data = lent[key].data
+            elif owner in lent:
+                self.arrays[key].data = lent[owner].data.reshape(param.shape)
+        return True
+
+
+def _first_values(graph: Graph, param: Param, dtype: Any, seed: int) -> np.ndarray:
+    """What a parameter's filler gives. Raises NetcError at its layer's line where it makes no sense."""
+    if param.blob.values is not None:
+        return np.asarray(param.blob.values, dtype)
+    try:
+        return fill(
+            param.blob.filler, param.shape, stream(np, seed, f"{param.layer}/{param.index}", 0), dtype
+        )
+    except NetcError as error:
+        node = next(node for node in graph.nodes if param in node.params)
+        error.at = error.at or node.location
+        error.layer = f"{node.name} ({node.type})"
+        raise
+
+
+def _blob(arrays: ParamArrays) -> Blob:
+    return Blob(lambda: arrays.data, lambda: arrays.diff)
