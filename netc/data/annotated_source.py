@@ -6,6 +6,7 @@ import logging
 import os
 from typing import Any
 
+import cv2
 import numpy as np
 
 from netc.data.annotation import Annotated, AnnotatedImage, Boxes, parse_annotated
@@ -96,11 +97,10 @@ class BoxTransformer:
         out = np.empty((len(source), high, wide), np.float32)
         self._pixels.apply_at(source, out, top, left, mirrored)
 
-        boxes = image.boxes.chosen(corners, np.ones(len(corners), bool)).within(crop, self._emit)
+        boxes = image.boxes.moved(corners).within(crop, self._emit)
         boxes = boxes.mirrored() if mirrored else boxes
         if self.resizer is not None:
-            rescaled = self.resizer.rescaled(boxes.corners, image.size, crop)
-            boxes = boxes.chosen(rescaled, np.ones(len(boxes), bool))
+            boxes = boxes.moved(self.resizer.rescaled(boxes.corners, image.size, crop))
         return out, boxes
 
     def _crop_box(
@@ -209,7 +209,7 @@ class AnnotatedFeed:
         for i, record in enumerate(records):
             if self._with_boxes and self._with_labels:
                 self._check(record, block.key(i))
-            image, found = self._transformer.apply(record.image, position + i * self._step, block.key(i))
+            image, found = self._transform(record, position + i * self._step, block.key(i))
             if images and image.shape != images[0].shape:
                 raise self._mixed(images[0].shape, image.shape, block.key(i))
             images.append(image)
@@ -223,6 +223,14 @@ class AnnotatedFeed:
             arrays[1][...] = labels
         block.release()
         return Batch(arrays, bad)
+
+    def _transform(self, record: Annotated, position: int, key: str) -> tuple[np.ndarray, Boxes]:
+        try:
+            return self._transformer.apply(record.image, position, key)
+        except cv2.error as error:
+            raise self._origin.error(
+                f"the image {key} cannot be transformed", TRANSFORM, found=f"OpenCV: {error.err or error}"
+            ) from error
 
     def _decode(self, block: RecordBlock) -> tuple[list[Annotated], list[BadRecord]]:
         """The records of a block, and those that do not decode, whose places neighbours take."""

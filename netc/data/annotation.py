@@ -28,6 +28,10 @@ class Boxes:
     def __len__(self) -> int:
         return len(self.corners)
 
+    def moved(self, corners: np.ndarray) -> Boxes:
+        """The same objects elsewhere."""
+        return replace(self, corners=corners)
+
     def chosen(self, corners: np.ndarray, keep: np.ndarray) -> Boxes:
         """Those of a mask, with other corners."""
         return Boxes(corners[keep], self.label[keep], self.instance[keep], self.difficult[keep])
@@ -42,7 +46,7 @@ class Boxes:
 
     def mirrored(self) -> Boxes:
         left, top, right, bottom = self.corners.T
-        return replace(self, corners=np.stack([1 - right, top, 1 - left, bottom], axis=1))
+        return self.moved(np.stack([1 - right, top, 1 - left, bottom], axis=1))
 
 
 def meets(corners: np.ndarray, part: np.ndarray, emit: pb.EmitConstraint) -> np.ndarray:

@@ -14,16 +14,22 @@ Array = Any  # an array of `xp`: numpy.ndarray or cupy.ndarray
 def areas(xp: ModuleType, boxes: Array, border: float = 0) -> Array:
     """Width times height; 0 for a box turned inside out. border: 1 where corners are pixels that belong to
     the box."""
-    sides = boxes[..., 2:] - boxes[..., :2]
-    return xp.where((sides >= 0).all(axis=-1), (sides[..., 0] + border) * (sides[..., 1] + border), 0)
+    return _products(xp, boxes[..., 2] - boxes[..., 0], boxes[..., 3] - boxes[..., 1], border)
 
 
 def intersections(xp: ModuleType, first: Array, second: Array, border: float = 0) -> Array:
     """(A, 4) and (B, 4): the areas that every pair has in common, (A, B); 0 where they only touch."""
-    high = xp.minimum(first[:, None, 2:], second[None, :, 2:])
-    low = xp.maximum(first[:, None, :2], second[None, :, :2])
-    sides = high - low + border
-    return xp.where((high >= low).all(axis=-1), sides[..., 0] * sides[..., 1], 0)
+    width, height = (
+        xp.minimum(first[:, None, axis + 2], second[None, :, axis + 2])
+        - xp.maximum(first[:, None, axis], second[None, :, axis])
+        for axis in (0, 1)
+    )
+    return _products(xp, width, height, border)
+
+
+def _products(xp: ModuleType, width: Array, height: Array, border: float) -> Array:
+    """Products of sides, 0 where one is negative."""
+    return xp.where((width >= 0) & (height >= 0), (width + border) * (height + border), 0)
 
 
 def overlaps(xp: ModuleType, first: Array, second: Array, border: float = 0) -> Array:

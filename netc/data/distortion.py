@@ -21,6 +21,7 @@ Random = np.random.Generator
 
 BLUR = (7, 1.5)  # size and standard deviation of gauss_blur
 CONTRAST_LIMIT = 4.0  # of clahe
+GREYS = np.arange(256)
 POSTERIZE_STEP = 64  # grey levels that become one
 
 
@@ -78,8 +79,10 @@ def _around(delta: float) -> tuple[float, float]:
 
 
 def _linear(pixels: np.ndarray, factor: float, shift: float) -> np.ndarray:
-    """pixels * factor + shift, rounded and cut to 8 bits."""
-    return np.clip(np.rint(pixels * np.float32(factor) + np.float32(shift)), 0, 255).astype(pixels.dtype)
+    """pixels * factor + shift, rounded and cut to 8 bits; by a table of the 256 results."""
+    if pixels.dtype != np.uint8:
+        return np.clip(pixels * factor + shift, 0, 255).astype(pixels.dtype)
+    return np.asarray(cv2.LUT(pixels, np.clip(np.rint(GREYS * factor + shift), 0, 255).astype(np.uint8)))
 
 
 def _brighten(pixels: np.ndarray, shift: float) -> np.ndarray:

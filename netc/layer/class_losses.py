@@ -6,6 +6,7 @@ A label of -1 is no class: all targets of a logistic loss are 0 then.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
@@ -13,6 +14,8 @@ from types import ModuleType
 from netc.layer.activation import log_1_plus_exp, sigmoid
 from netc.layer.base import Array
 from netc.layer.loss import SMALLEST_PROBABILITY
+
+SMALLEST_LIKELIHOOD = math.log(SMALLEST_PROBABILITY)
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ def _softmax_losses(xp: ModuleType, scores: Array, labels: Array) -> Array:
     raised = scores - scores.max(axis=-1, keepdims=True)
     chosen = xp.take_along_axis(raised, labels[..., None], axis=-1)[..., 0]
     likelihood = chosen - xp.log(xp.exp(raised).sum(axis=-1))
-    return -xp.maximum(likelihood, xp.log(scores.dtype.type(SMALLEST_PROBABILITY)))
+    return -xp.maximum(likelihood, SMALLEST_LIKELIHOOD)
 
 
 def _softmax_slopes(xp: ModuleType, scores: Array, labels: Array) -> Array:

@@ -31,6 +31,10 @@ POLICY_NEEDS = {
 }
 EXAMPLES = {"gamma": "0.1", "stepsize": "10000", "stepvalue": "10000", "power": "0.75", "max_iter": "10000"}
 REGULARIZATIONS = ("L2", "L1")
+EVALUATION = {
+    "eval_type": ("classification", "detection"),
+    "ap_version": ("11point", "MaxIntegral", "Integral"),
+}
 # The numbers that make sense, for each field that is given.
 RANGES: tuple[tuple[tuple[str, ...], str, Callable[[float], bool]], ...] = (
     (
@@ -207,17 +211,10 @@ def _check_ranges(solver: Any, positions: Positions) -> Iterator[NetcError]:
 
 
 def _check_evaluation(solver: Any, positions: Positions) -> Iterator[NetcError]:
-    """SSD's eval_type: anything but classification is said to be passed over."""
-    if solver.eval_type not in ("classification", "detection"):
-        yield NetcError(
-            "unknown eval_type",
-            at=positions.at("eval_type"),
-            expected="classification or detection",
-            found=solver.eval_type,
-        )
-    elif solver.eval_type == "detection":
-        log.warning(
-            "%s: eval_type: detection is passed over: a test prints the means of a test net's outputs, and "
-            "no mean average precision",
-            positions.at("eval_type"),
-        )
+    """SSD's eval_type and ap_version. The outputs of DetectionEvaluate layers are scored by mean average
+    precision whatever eval_type says."""
+    for field, known in EVALUATION.items():
+        if (found := getattr(solver, field)) not in known:
+            yield NetcError(
+                f"unknown {field}", at=positions.at(field), expected=" or ".join(known), found=found
+            )

@@ -277,6 +277,7 @@ def test_a_record_that_does_not_decode_is_named_and_a_neighbour_takes_its_place(
             "contrast_lower",
         ),
         ("mean_value: 1 mean_value: 2", "batch_size: 1", "mean_value does not fit"),
+        ("resize_param { height: 4000000000 width: 2 }", "batch_size: 1", "00000000 cannot be transformed"),
         ("crop_size: 41", "batch_size: 1", "crop is larger than the image 00000000"),
     ],
 )
