@@ -153,6 +153,9 @@ class _GlogReader:
         passed = moment - self.start
         return (passed if passed >= timedelta(-1) else passed + timedelta(366)).total_seconds()
 
+    def read_start(self, match: re.Match[str], seconds: float | None) -> None:
+        """The solver begins; seconds count from the first line that is understood, which this is then."""
+
     def read_display(self, match: re.Match[str], seconds: float | None) -> None:
         point = Point("display", int(match[1]), seconds=seconds, loss=_float(match[2]))
         self.display = self.log.add(point)
@@ -168,6 +171,8 @@ class _GlogReader:
         point = self.display if match[1] == "Train" else self.test
         if point is None:
             return
+        if not point.outputs:
+            point.seconds = seconds  # a test's outputs come when it is over
         name = _add_output(point.outputs, match[3], _float(match[4]))
         if match[5]:
             point.losses.add(name)
@@ -178,6 +183,7 @@ class _GlogReader:
 
 
 LINES: Final[tuple[tuple[re.Pattern[str], Reader], ...]] = (
+    (re.compile(r"Solving( |$)"), _GlogReader.read_start),
     (re.compile(r"Iteration (\d+)(?: \(.*?\))?, loss = (\S+)"), _GlogReader.read_display),
     (re.compile(r"Iteration (\d+), lr = (\S+)"), _GlogReader.read_lr),
     (re.compile(r"Iteration (\d+), Testing net(?: \(#(\d+)\))?"), _GlogReader.read_test),

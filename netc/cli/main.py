@@ -7,9 +7,33 @@ import signal
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Final
 
-from netc.cli import compute_image_mean, convert_imageset, help, plot, test, train, version
+from netc.aliases import be_caffe
+from netc.cli import (
+    classify,
+    compute_image_mean,
+    convert_imageset,
+    deploy,
+    detect,
+    device_query,
+    draw,
+    extract_features,
+    help,
+    lint,
+    parse_log,
+    plot,
+    summary,
+    test,
+    time,
+    train,
+    upgrade_net_proto_binary,
+    upgrade_net_proto_text,
+    upgrade_solver_proto_text,
+    version,
+)
 from netc.cli.command import Command, asks_for_help, help_text
 from netc.cli.flags import Flags, UsageError, closest, is_flag, split_flag
 from netc.cli.log import log_session, silence, write_to_stderr
@@ -17,7 +41,28 @@ from netc.errors import NetcError
 
 COMMANDS: Final[Mapping[str, Command]] = {
     module.COMMAND.name: module.COMMAND
-    for module in (train, test, convert_imageset, compute_image_mean, plot, help, version)
+    for module in (
+        train,
+        test,
+        time,
+        convert_imageset,
+        compute_image_mean,
+        extract_features,
+        classify,
+        detect,
+        summary,
+        lint,
+        deploy,
+        draw,
+        plot,
+        parse_log,
+        device_query,
+        upgrade_net_proto_text,
+        upgrade_net_proto_binary,
+        upgrade_solver_proto_text,
+        help,
+        version,
+    )
 }
 FLAGS_FOR_COMMANDS: Final = {"version": "version", "help": "help", "h": "help", "helpshort": "help"}
 
@@ -52,6 +97,8 @@ def describe(error: BaseException) -> tuple[str, int]:
         return "interrupted", EXIT_INTERRUPTED
     if isinstance(error, NetcError):
         return str(error), EXIT_USAGE if isinstance(error, UsageError) else EXIT_ERROR
+    if hasattr(error, "in_python_layer"):
+        return _in_user_code(error, error.in_python_layer), EXIT_ERROR
     if isinstance(error, OSError):
         return f"the operating system refused: {error}", EXIT_ERROR
     if isinstance(error, MemoryError):
@@ -60,6 +107,14 @@ def describe(error: BaseException) -> tuple[str, int]:
         return f"{error}\n  remedy: install netc and what it needs with pip", EXIT_ERROR
     what = f"{type(error).__name__}: {error}".splitlines()[0]
     return f"a defect in netc ({what}); -debug shows where, please report it", EXIT_ERROR
+
+
+def _in_user_code(error: BaseException, where: str) -> str:
+    """An exception in a Python layer, and the way to it through the user's own files."""
+    ours = str(Path(__file__).parents[1])
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(ours)]
+    lines = traceback.format_list([frame for frame in frames if not frame.filename.startswith("<")])
+    return f"{type(error).__name__}: {error}\n  {where}\n{''.join(lines)}".rstrip()
 
 
 def _dispatch(words: list[str]) -> int:
@@ -72,6 +127,8 @@ def _dispatch(words: list[str]) -> int:
 
 
 def _run(command: Command, flags: Flags) -> int:
+    with suppress(NetcError):  # Python layers that were written for Caffe import it
+        be_caffe()
     if not command.logs:
         return command.run(flags)
     with log_session(flags):

@@ -12,9 +12,20 @@ from netc.errors import NetcError
 log = logging.getLogger(__name__)
 
 MODEL: Final = "The net's definition, a prototxt."
-NET_FLAGS: Final = (
+LEVEL_FLAGS: Final = (
     Flag("level", "int", 0, "The net's level, which include and exclude rules ask for."),
     Flag("stage", "list", [], "The net's stages (not its phase), separated by commas."),
+)
+PHASE_FLAG: Final = Flag("phase", "string", "TEST", "The net's phase.", choices=("TRAIN", "TEST"))
+SHAPE_FLAG: Final = Flag(
+    "shape",
+    "string",
+    "",
+    "Shapes of inputs, in place of those that the prototxt or the data give.",
+    metavar="BLOB:N,C,H,W[;...]",
+)
+NET_FLAGS: Final = (
+    *LEVEL_FLAGS,
     Flag(
         "gpu", "string", "", "The GPU to run on. This version of netc computes on the CPU only.", metavar="ID"
     ),
@@ -31,7 +42,19 @@ def require(flags: Flags, name: str, remedy: str) -> str:
     return value
 
 
-def choose_device(flags: Flags, source: str) -> None:
+def read_shapes(text: str) -> dict[str, tuple[int, ...]]:
+    """The shapes that -shape gives, by blob name: `data:1,3,224,224;rois:10,5`. Raises UsageError."""
+    shapes = {}
+    for part in filter(None, text.split(";")):
+        blob, colon, sizes = part.partition(":")
+        words = sizes.replace("x", ",").split(",")
+        if not (blob.strip() and colon and all(word.strip().isdigit() and int(word) for word in words)):
+            raise UsageError("flag -shape cannot be read", expected="data:1,3,224,224", found=repr(part))
+        shapes[blob.strip()] = tuple(int(word) for word in words)
+    return shapes
+
+
+def choose_device(flags: Flags, source: str = "") -> None:
     """Logs where the net will run. Raises NetcError where -gpu asks for what there is not."""
     wanted = flags.gpu.strip()
     if wanted:

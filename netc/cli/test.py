@@ -14,7 +14,8 @@ from netc.cli.net_flags import MODEL, NET_FLAGS, choose_device, limit_threads, r
 if TYPE_CHECKING:
     import numpy as np
 
-    from netc.runtime import Net
+    from netc.runtime import Net, OutputValue
+    from netc.solver.detection_scores import DetectionScores
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +31,7 @@ FLAGS = (
     Flag("iterations", "int", 50, "How many batches to run."),
     *NET_FLAGS,
 )
+AP_VERSION = "Integral"  # SSD's default
 EXAMPLE = "netc test -model train_val.prototxt -weights snap_iter_10000.caffemodel -iterations 100"
 
 
@@ -48,6 +50,7 @@ class Scores:
 
     loss: float = 0.0
     elements: list[Score] = field(default_factory=list)
+    detections: dict[str, DetectionScores] = field(default_factory=dict)
 
 
 def run(flags: Flags) -> int:
@@ -74,11 +77,18 @@ def run(flags: Flags) -> int:
 
 
 def score(net: Net, iterations: int) -> Scores:
-    """Runs `iterations` batches and logs the outputs of each."""
-    scores = Scores()
+    """Runs `iterations` batches and logs the outputs of each; DetectionEvaluate's are only gathered."""
+    from netc.solver.detection_scores import detection_scores
+
+    scores = Scores(detections=detection_scores(net))
     for batch in range(iterations):
         scores.loss += net.forward()
-        for position, (name, weight, value) in enumerate(_elements(net)):
+        outputs = net.output_values()
+        for output in outputs:
+            if output.name in scores.detections:
+                scores.detections[output.name].add(output.data)
+        shown = [output for output in outputs if output.name not in scores.detections]
+        for position, (name, weight, value) in enumerate(_elements(shown)):
             log.info("Batch %d, %s = %g", batch, name, value, extra={"source": "caffe.cpp:304"})
             if position == len(scores.elements):
                 scores.elements.append(Score(name, weight, value))
@@ -87,8 +97,8 @@ def score(net: Net, iterations: int) -> Scores:
     return scores
 
 
-def _elements(net: Net) -> Iterator[tuple[str, float, np.floating]]:
-    for output in net.output_values():
+def _elements(outputs: list[OutputValue]) -> Iterator[tuple[str, float, np.floating]]:
+    for output in outputs:
         for value in output.data.ravel():
             yield output.name, output.loss_weight, value
 
@@ -100,6 +110,9 @@ def _log_means(scores: Scores, iterations: int) -> None:
         weight = element.loss_weight
         loss = f" (* {weight:g} = {weight * mean:g} loss)" if weight else ""
         log.info("%s = %g%s", element.name, mean, loss, extra={"source": "caffe.cpp:321"})
+    for name, found in scores.detections.items():
+        precision = found.mean(AP_VERSION)
+        log.info("%s = %g (mean average precision)", name, precision, extra={"source": "caffe.cpp:321"})
 
 
 COMMAND = Command("test", "score a net on its test data", run, FLAGS, examples=(EXAMPLE,))

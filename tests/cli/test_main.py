@@ -78,6 +78,8 @@ def test_help_shows_every_flag_with_its_text(command: Command, capsys: pytest.Ca
 CAFFE_FLAGS = {
     "train": "solver model weights snapshot gpu level stage sigint_effect sighup_effect iterations log_dir",
     "test": "model weights gpu level stage iterations",
+    "time": "model weights gpu level stage phase iterations",
+    "device_query": "gpu",
     "convert_imageset": "gray shuffle backend resize_width resize_height check_size encoded encode_type",
     "compute_image_mean": "backend",
 }
