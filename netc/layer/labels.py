@@ -4,7 +4,23 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from netc.layer.base import Array, Layer
+from netc.layer.base import Array, Layer, Shape, count
+
+
+def labelled_places(layer: Layer, scores: Shape, labels: Shape, axis: int) -> Shape:
+    """Scores as (outer, classes, inner), the classes along `axis`. Raises NetcError unless every place of
+    outer x inner has a label."""
+    outer, classes, inner = count(scores[:axis]), scores[axis], count(scores[axis + 1 :])
+    if count(labels) != outer * inner:
+        raise layer.error(
+            "the number of labels must match the number of predictions",
+            blob=layer.spec.bottom[1],
+            expected=f"{outer * inner} labels, one for each place of {layer.spec.bottom[0]!r} "
+            f"{list(scores)} along axis {axis}",
+            found=f"{count(labels)} ({list(labels)})",
+            remedy="give labels N (or N x H x W for N x C x H x W), whole numbers, not one-hot rows",
+        )
+    return outer, classes, inner
 
 
 def read_labels(

@@ -12,7 +12,7 @@ import numpy as np
 from netc.errors import NetcError
 from netc.layer.activation import log_1_plus_exp, sigmoid
 from netc.layer.base import Arity, Array, Buffers, Indices, Layer, Scratch, Shape, count
-from netc.layer.labels import read_labels, score_of_label
+from netc.layer.labels import labelled_places, read_labels, score_of_label
 from netc.layer.registry import register
 from netc.layer.softmax import softmax
 from netc.proto import netc_pb2 as pb
@@ -89,16 +89,7 @@ class SoftmaxWithLoss(Loss):
         super().infer(bottoms)
         scores, labels = bottoms
         axis = self.canonical_axis(self.options.axis, len(scores))
-        self.outer, self.classes, self.inner = count(scores[:axis]), scores[axis], count(scores[axis + 1 :])
-        if count(labels) != self.outer * self.inner:
-            raise self.error(
-                "the number of labels must match the number of predictions",
-                blob=self.spec.bottom[1],
-                expected=f"{self.outer * self.inner} labels, one for each place of {self.spec.bottom[0]!r} "
-                f"{list(scores)} along axis {axis}",
-                found=f"{count(labels)} ({list(labels)})",
-                remedy="give labels N (or N x H x W for N x C x H x W), whole numbers, not one-hot rows",
-            )
+        self.outer, self.classes, self.inner = labelled_places(self, scores, labels, axis)
         self.normalize = self.normalizer(default=pb.LossParameter.VALID)
         self.class_weights = self._class_weights()
         self.saved = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import ModuleType
 
 from netc.layer.base import Arity, Array, Buffers, Layer, Shape, count
-from netc.layer.labels import read_labels, score_of_label
+from netc.layer.labels import labelled_places, read_labels, score_of_label
 from netc.layer.registry import register
 
 
@@ -26,16 +26,7 @@ class Accuracy(Layer):
     def infer(self, bottoms: list[Shape]) -> list[Shape]:
         scores, labels = bottoms
         axis = self.canonical_axis(self.options.axis, len(scores))
-        self.outer, self.classes, self.inner = count(scores[:axis]), scores[axis], count(scores[axis + 1 :])
-        if count(labels) != self.outer * self.inner:
-            raise self.error(
-                "the number of labels must match the number of predictions",
-                blob=self.spec.bottom[1],
-                expected=f"{self.outer * self.inner} labels, one for each place of {self.spec.bottom[0]!r} "
-                f"{list(scores)} along axis {axis}",
-                found=f"{count(labels)} ({list(labels)})",
-                remedy="give labels N (or N x H x W for N x C x H x W), whole numbers, not one-hot rows",
-            )
+        self.outer, self.classes, self.inner = labelled_places(self, scores, labels, axis)
         if self.options.top_k > self.classes:
             raise self.error(
                 "top_k is more than there are classes",
