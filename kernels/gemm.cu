@@ -1,0 +1,192 @@
+// C = alpha op(A) op(B) + beta C over dense row-major matrices; op(A) is m x k, op(B) k x n, C m x n.
+//
+// Layout: A lies as m x k, or as k x m with TRANS_A; B as k x n, or as n x k with TRANS_B. With beta = 0 C is not read.
+// Mapping: one block for a tile of BM x BN of C, tiles of a row of C next to each other; the k axis in steps of BK.
+// Bound: 2 m n k FLOPs; a block reads (BM + BN) k floats for BM BN results.
+#include "netc.cuh"
+
+struct Tile {
+  int row, column;
+};
+// The first row and column of C that this block computes.
+template <int BM, int BN>
+DEVICE Tile tile_of_block(int n) {
+  const unsigned across = divide_up(n, BN);
+  return {static_cast<int>(blockIdx.x / across) * BM, static_cast<int>(blockIdx.x % across) * BN};
+}
+DEVICE void store_result(float* c, int64 at, float alpha, float sum, float beta) {
+  c[at] = beta == 0 ? alpha * sum : alpha * sum + beta * c[at];
+}
+
+// fp32 on the ordinary cores. A thread computes TM x TN results, in groups of 4 neighbouring rows and columns that lie
+// apart, so that the threads of a warp read neighbouring words of shared memory. While a step is computed the next
+// one's elements wait in registers.
+template <int BM, int BN, int BK, int TM, int TN, bool TRANS_A, bool TRANS_B>
+__global__ void __launch_bounds__(BM / TM * (BN / TN))
+gemm_simt(int m, int n, int k, float alpha, const float* __restrict__ a, const float* __restrict__ b, float beta,
+          float* __restrict__ c) {
+  constexpr int THREADS = BM / TM * (BN / TN), ACROSS = BN / TN, PAD = 4;
+  constexpr int A_EACH = BM * BK / THREADS, B_EACH = BN * BK / THREADS;
+  constexpr int ROW_GROUP = BM * 4 / TM, COLUMN_GROUP = BN * 4 / TN;
+  static_assert(BM * BK % THREADS == 0 && BN * BK % THREADS == 0 && TM % 4 == 0 && TN % 4 == 0);
+  __shared__ __align__(16) float a_tile[2][BK][BM + PAD];
+  __shared__ __align__(16) float b_tile[2][BK][BN + PAD];
+  const int thread = threadIdx.x, row = thread / ACROSS * 4, column = thread % ACROSS * 4;
+  const Tile tile = tile_of_block<BM, BN>(n);
+  float a_next[A_EACH], b_next[B_EACH], sums[TM][TN] = {};
+
+  // Element e of a tile: which step along k, and which row or column; neighbours in memory go to neighbouring threads.
+  auto a_step = [](int e) { return TRANS_A ? e / BM : e % BK; };
+  auto a_row = [](int e) { return TRANS_A ? e % BM : e / BK; };
+  auto b_step = [](int e) { return TRANS_B ? e % BK : e / BN; };
+  auto b_column = [](int e) { return TRANS_B ? e / BK : e % BN; };
+  auto fetch = [&](int k0) {
+#pragma unroll
+    for (int i = 0; i < A_EACH; ++i) {
+      const int e = thread + i * THREADS, kk = k0 + a_step(e), r = tile.row + a_row(e);
+      a_next[i] = r < m && kk < k ? a[TRANS_A ? int64(kk) * m + r : int64(r) * k + kk] : 0.0f;
+    }
+#pragma unroll
+    for (int i = 0; i < B_EACH; ++i) {
+      const int e = thread + i * THREADS, kk = k0 + b_step(e), col = tile.column + b_column(e);
+      b_next[i] = col < n && kk < k ? b[TRANS_B ? int64(col) * k + kk : int64(kk) * n + col] : 0.0f;
+    }
+  };
+  auto keep = [&](int slot) {
+#pragma unroll
+    for (int i = 0; i < A_EACH; ++i)
+      a_tile[slot][a_step(thread + i * THREADS)][a_row(thread + i * THREADS)] = a_next[i];
+#pragma unroll
+    for (int i = 0; i < B_EACH; ++i)
+      b_tile[slot][b_step(thread + i * THREADS)][b_column(thread + i * THREADS)] = b_next[i];
+  };
+  auto multiply = [&](int slot) {
+#pragma unroll
+    for (int kk = 0; kk < BK; ++kk) {
+      Packed<float, 4> x[TM / 4], y[TN / 4];
+#pragma unroll
+      for (int i = 0; i < TM / 4; ++i) x[i] = load_packed<4>(&a_tile[slot][kk][i * ROW_GROUP + row]);
+#pragma unroll
+      for (int j = 0; j < TN / 4; ++j) y[j] = load_packed<4>(&b_tile[slot][kk][j * COLUMN_GROUP + column]);
+#pragma unroll
+      for (int i = 0; i < TM; ++i)
+#pragma unroll
+        for (int j = 0; j < TN; ++j) sums[i][j] = fmaf(x[i / 4].v[i % 4], y[j / 4].v[j % 4], sums[i][j]);
+    }
+  };
+
+  fetch(0);
+  keep(0);
+  __syncthreads();
+  int slot = 0;
+  for (int k0 = 0; k0 < k; k0 += BK, slot ^= 1) {
+    const bool more = k - k0 > BK;
+    if (more) fetch(k0 + BK);
+    multiply(slot);
+    if (more) keep(slot ^ 1);
+    __syncthreads();
+  }
+
+#pragma unroll
+  for (int i = 0; i < TM; ++i)
+#pragma unroll
+    for (int j = 0; j < TN; ++j) {
+      const int r = tile.row + i / 4 * ROW_GROUP + row + i % 4;
+      const int col = tile.column + j / 4 * COLUMN_GROUP + column + j % 4;
+      if (r < m && col < n) store_result(c, int64(r) * n + col, alpha, sums[i][j], beta);
+    }
+}
+
+// A tile of ROWS x COLUMNS floats of a matrix, copied to shared memory without waiting; zeros beyond the matrix.
+template <int ROWS, int COLUMNS, int PITCH, int COUNT, int THREADS>
+DEVICE void copy_tile(float* shared, const float* matrix, int row0, int column0, int rows, int columns) {
+  static_assert(ROWS * COLUMNS % (THREADS * COUNT) == 0);
+#pragma unroll
+  for (int i = 0; i < ROWS * COLUMNS / (THREADS * COUNT); ++i) {
+    const int e = (i * THREADS + threadIdx.x) * COUNT, r = e / COLUMNS, col = e % COLUMNS;
+    const bool inside = row0 + r < rows && column0 + col < columns;
+    const float* source = inside ? matrix + int64(row0 + r) * columns + column0 + col : matrix;
+    cp_async<COUNT * 4>(shared + r * PITCH + col, source, inside);
+  }
+}
+
+// How a tile of an operand with K steps and SIDE rows or columns lies in shared memory. The pads let the lanes of a
+// warp read a fragment without bank conflicts.
+template <int SIDE, int K, bool K_IS_ROW>
+struct OperandTile {
+  static constexpr int rows = K_IS_ROW ? K : SIDE, columns = K_IS_ROW ? SIDE : K;
+  static constexpr int pitch = columns + (K_IS_ROW ? 8 : 4), floats = rows * pitch;
+  STATIC_DEVICE unsigned get(const float* tile, int side, int k) {
+    return to_tf32(tile[K_IS_ROW ? k * pitch + side : side * pitch + k]);
+  }
+};
+
+// tf32 on the tensor cores (sm_80). A warp computes WM x WN results from fragments of 16 x 8 x 8; STAGES tiles are
+// under way at once. COUNT floats are copied at once: 4 needs rows of A and B that are multiples of 16 bytes.
+template <int BM, int BN, int BK, int WM, int WN, int STAGES, bool TRANS_A, bool TRANS_B, int COUNT>
+__global__ void __launch_bounds__(BM / WM * (BN / WN) * 32)
+gemm_tf32(int m, int n, int k, float alpha, const float* __restrict__ a, const float* __restrict__ b, float beta,
+          float* __restrict__ c) {
+  constexpr int THREADS = BM / WM * (BN / WN) * 32, TM = WM / 16, TN = WN / 8;
+  using A = OperandTile<BM, BK, TRANS_A>;
+  using B = OperandTile<BN, BK, !TRANS_B>;
+  DYNAMIC_SHARED(float, shared);
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, q = lane % 4;
+  const int warp_row = warp / (BN / WN) * WM, warp_column = warp % (BN / WN) * WN;
+  const Tile tile = tile_of_block<BM, BN>(n);
+  float sums[TM][TN][4] = {};
+
+  auto copy_step = [&](int step) {
+    float* stage = shared + step % STAGES * (A::floats + B::floats);
+    const int k0 = step * BK;
+    copy_tile<A::rows, A::columns, A::pitch, COUNT, THREADS>(
+        stage, a, TRANS_A ? k0 : tile.row, TRANS_A ? tile.row : k0, TRANS_A ? k : m, TRANS_A ? m : k);
+    copy_tile<B::rows, B::columns, B::pitch, COUNT, THREADS>(
+        stage + A::floats, b, TRANS_B ? tile.column : k0, TRANS_B ? k0 : tile.column, TRANS_B ? n : k, TRANS_B ? k : n);
+  };
+  auto multiply = [&](int step) {
+    const float* a_tile = shared + step % STAGES * (A::floats + B::floats);
+    const float* b_tile = a_tile + A::floats;
+#pragma unroll
+    for (int kk = 0; kk < BK; kk += 8) {
+      unsigned x[TM][4], y[TN][2];
+#pragma unroll
+      for (int i = 0; i < TM; ++i)
+#pragma unroll
+        for (int e = 0; e < 4; ++e) x[i][e] = A::get(a_tile, warp_row + i * 16 + g + e % 2 * 8, kk + q + e / 2 * 4);
+#pragma unroll
+      for (int j = 0; j < TN; ++j)
+#pragma unroll
+        for (int e = 0; e < 2; ++e) y[j][e] = B::get(b_tile, warp_column + j * 8 + g, kk + q + e * 4);
+#pragma unroll
+      for (int i = 0; i < TM; ++i)
+#pragma unroll
+        for (int j = 0; j < TN; ++j) mma_m16n8k8_tf32(sums[i][j], x[i], y[j], sums[i][j]);
+    }
+  };
+
+  const int steps = divide_up(k, BK);
+#pragma unroll
+  for (int step = 0; step < STAGES - 1; ++step) {
+    if (step < steps) copy_step(step);
+    cp_async_commit();  // also where nothing was copied: the waits count groups
+  }
+  for (int step = 0; step < steps; ++step) {
+    cp_async_wait<STAGES - 2>();
+    __syncthreads();  // the tile is there for all, and all are done with the one that is overwritten next
+    if (step + STAGES - 1 < steps) copy_step(step + STAGES - 1);
+    cp_async_commit();
+    multiply(step);
+  }
+
+#pragma unroll
+  for (int i = 0; i < TM; ++i)
+#pragma unroll
+    for (int j = 0; j < TN; ++j)
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        const int r = tile.row + warp_row + i * 16 + g + e / 2 * 8;
+        const int col = tile.column + warp_column + j * 8 + 2 * q + e % 2;
+        if (r < m && col < n) store_result(c, int64(r) * n + col, alpha, sums[i][j][e], beta);
+      }
+}

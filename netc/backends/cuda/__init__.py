@@ -1,0 +1,1 @@
+"""Kernels on a GPU, or on the emulator that stands in for one."""

@@ -1,0 +1,56 @@
+"""Kernels compiled for a GPU, in a cache of cubins."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from netc.backends.cuda.cache_folder import cache_folder
+from netc.backends.cuda.elf import FUNCTION, LOCAL, Elf
+from netc.backends.cuda.kernel import Variant
+from netc.backends.cuda.nvrtc import Cubin, Nvrtc
+from netc.backends.cuda.sources import read_source, source_digest
+from netc.errors import NetcError
+from netc.kernels_folder import kernels_folder
+from netc.schema.atomic import replacing
+
+log = logging.getLogger(__name__)
+
+# A kernel's lambdas have no word that says where they run; without the second option that is the host.
+OPTIONS = ("-std=c++17", "-default-device")
+
+
+def compile_variant(
+    compiler: Nvrtc, variant: Variant, architecture: str, more_options: Sequence[str] = ()
+) -> Cubin:
+    """Compiles a variant; architecture: as "90" or "90a". Raises NetcError with the compiler's message."""
+    options = [
+        f"-arch=sm_{architecture}",
+        *OPTIONS,
+        f"-I{kernels_folder()}",
+        *(f"-D{define}" for define in variant.defines),
+        *more_options,
+    ]
+    return compiler.compile(read_source(variant.path), variant.file, variant.expression, options)
+
+
+def build_cubin(compiler: Nvrtc, variant: Variant, architecture: str) -> Path:
+    """The cubin of a variant: from the cache, or compiled into it."""
+    what = (OPTIONS, variant.expression, variant.defines, architecture, compiler.version)
+    key = source_digest(variant.path, (kernels_folder(),), *what)
+    path = cache_folder("cubin") / f"{Path(variant.file).stem}-sm_{architecture}-{key}.cubin"
+    if not path.exists():
+        log.info("compiling %s for sm_%s", variant.name, architecture)
+        with replacing(path) as temporary:
+            temporary.write_bytes(compile_variant(compiler, variant, architecture).code)
+    return path
+
+
+def kernel_symbol(path: Path) -> str:
+    """The mangled name of a cubin's one kernel."""
+    symbols = Elf(path).symbols  # the local ones are the compiler's own, such as divisions
+    names = [symbol.name for symbol in symbols if symbol.type == FUNCTION and symbol.binding != LOCAL]
+    if len(names) != 1:
+        raise NetcError("a cubin does not hold exactly one kernel", at=str(path), found=", ".join(names))
+    return names[0]

@@ -1,0 +1,236 @@
+"""A GPU through CuPy: its memory, streams and graphs; products by cuBLAS; kernels from netc's own cubins."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from netc.backends.cuda.cubin import build_cubin, kernel_symbol
+from netc.backends.cuda.device import Argument, Device, DeviceProperties, Graph, Grid, Product
+from netc.backends.cuda.kernel import Kernel, Variant
+from netc.backends.cuda.memory import Allocation, Memory
+from netc.backends.cuda.nvrtc import Nvrtc
+from netc.errors import NetcError
+
+# Status codes of the CUDA runtime.
+DRIVER_TOO_OLD, NO_DEVICE, OUT_OF_MEMORY = 35, 100, 2
+STATIC_SHARED_BYTES = 48 * 1024  # what a kernel may have without asking for more
+MATH_MODES = {"fp32": "CUBLAS_DEFAULT_MATH", "tf32": "CUBLAS_TF32_TENSOR_OP_MATH"}
+WITHOUT_GPU = "run on the emulator with -gpu emulated, or on the CPU by leaving out -gpu"
+
+
+def import_cupy() -> Any:
+    """The cupy module. Raises NetcError where it cannot be imported."""
+    try:
+        import cupy
+    except ImportError as error:
+        raise NetcError(
+            f"netc runs on a GPU through CuPy, which cannot be imported: {error}",
+            remedy=f"pip install 'netc[cuda13]' (netc[cuda12] for an older driver), or {WITHOUT_GPU}",
+        ) from error
+    return cupy
+
+
+def device_count(cupy: Any) -> int:
+    """How many GPUs there are, at least one.
+
+    Raises NetcError where there is no driver, one that is too old, or no GPU.
+    """
+    runtime = cupy.cuda.runtime
+    driver, needed = runtime.driverGetVersion(), runtime.runtimeGetVersion()
+    if driver == 0:
+        raise NetcError(
+            "this machine has no NVIDIA driver",
+            remedy=f"install the driver for the GPU, or {WITHOUT_GPU}",
+        )
+    try:
+        count: int = runtime.getDeviceCount()
+    except runtime.CUDARuntimeError as error:
+        if error.status == DRIVER_TOO_OLD:
+            raise NetcError(
+                "the NVIDIA driver is too old for the installed CuPy",
+                expected=f"a driver for CUDA {_version(needed)} or newer",
+                found=f"one for CUDA {_version(driver)}",
+                remedy="update the driver, or install CuPy for its version: pip install 'netc[cuda12]'",
+            ) from error
+        count = 0
+        if error.status != NO_DEVICE:
+            raise NetcError(f"the NVIDIA driver does not answer: {error}", remedy=WITHOUT_GPU) from error
+    if count == 0:
+        raise NetcError("this machine has an NVIDIA driver but no GPU that it can use", remedy=WITHOUT_GPU)
+    return count
+
+
+def _version(number: int) -> str:
+    return f"{number // 1000}.{number % 1000 // 10}"
+
+
+class CupyGraph(Graph):
+    """A CUDA graph, launched on its device's stream."""
+
+    def __init__(self, device: CupyDevice, graph: Any) -> None:
+        self._device, self._graph = device, graph
+
+    def replay(self) -> None:
+        with self._device.active():
+            self._graph.launch(self._device.stream)
+
+
+class CupyDevice(Device):
+    """GPU number `index`. Raises NetcError where there is none of this number, or none at all."""
+
+    def __init__(self, index: int = 0) -> None:
+        super().__init__()
+        self._cupy = cupy = import_cupy()
+        count = device_count(cupy)
+        if not 0 <= index < count:
+            numbers = "GPU 0" if count == 1 else f"GPUs 0 to {count - 1}"
+            raise NetcError(
+                f"there is no GPU {index} on this machine",
+                expected=numbers,
+                found=str(index),
+                remedy=f"choose one with -gpu, or {WITHOUT_GPU}",
+            )
+        self._runtime = cupy.cuda.runtime
+        found = self._runtime.getDeviceProperties(index)
+        self.properties = DeviceProperties(
+            name=f"GPU {index} ({found['name'].decode()})",
+            architecture=10 * found["major"] + found["minor"],
+            processors=found["multiProcessorCount"],
+            memory_bytes=found["totalGlobalMem"],
+            shared_bytes=found["sharedMemPerBlockOptin"],
+        )
+        self._device = cupy.cuda.Device(index)
+        with self._device:
+            self.stream = cupy.cuda.Stream(non_blocking=True)
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Makes this device and its stream those that CuPy works on. A CUDA error becomes a NetcError."""
+        errors = (self._runtime.CUDARuntimeError, self._cupy.cuda.driver.CUDADriverError)
+        try:
+            with self._device, self.stream:
+                yield
+        except errors as error:
+            raise NetcError(f"{self.properties.name} reports an error: {error}") from error
+
+    # ---- memory ----
+    def free_bytes(self) -> int:
+        with self.active():
+            free, _ = self._runtime.memGetInfo()
+        return int(free)
+
+    def _allocate(self, nbytes: int, name: str) -> Allocation:
+        try:
+            with self._device:
+                handle = self._cupy.cuda.Memory(max(nbytes, 1))
+        except (self._runtime.CUDARuntimeError, self._cupy.cuda.memory.OutOfMemoryError) as error:
+            if getattr(error, "status", OUT_OF_MEMORY) != OUT_OF_MEMORY:
+                raise NetcError(f"{self.properties.name} cannot allocate {name}: {error}") from error
+            raise self.out_of_memory(nbytes, self.free_bytes()) from error
+        return Allocation(self, handle.ptr, nbytes, name, handle)
+
+    def _free(self, allocation: Allocation) -> None:
+        self.synchronise()  # work under way may still use it
+        allocation.handle = None
+
+    def _upload(self, memory: Memory, array: np.ndarray) -> None:
+        kind = self._runtime.memcpyHostToDevice
+        with self.active():  # from pageable memory: the call returns when the array has been read
+            self._runtime.memcpyAsync(memory.address, array.ctypes.data, array.nbytes, kind, self.stream.ptr)
+
+    def _download(self, memory: Memory, array: np.ndarray) -> None:
+        kind = self._runtime.memcpyDeviceToHost
+        with self.active():
+            self._runtime.memcpyAsync(array.ctypes.data, memory.address, array.nbytes, kind, self.stream.ptr)
+            self.stream.synchronize()
+
+    def _copy(self, target: Memory, source: Memory) -> None:
+        kind = self._runtime.memcpyDeviceToDevice
+        with self.active():
+            self._runtime.memcpyAsync(target.address, source.address, source.nbytes, kind, self.stream.ptr)
+
+    def _fill(self, memory: Memory, byte: int) -> None:
+        with self.active():
+            self._runtime.memsetAsync(memory.address, byte, memory.nbytes, self.stream.ptr)
+
+    # ---- work ----
+    def _load(self, variant: Variant) -> Kernel:
+        path = build_cubin(_compiler(), variant, str(self.properties.architecture))
+        with self.active():
+            function = self._cupy.RawModule(path=str(path)).get_function(kernel_symbol(path))
+            if variant.shared_bytes > STATIC_SHARED_BYTES:
+                function.max_dynamic_shared_size_bytes = variant.shared_bytes
+        return Kernel(variant, function)
+
+    def _launch(
+        self, kernel: Kernel, grid: Grid, block: Grid, arguments: Sequence[Argument], shared_bytes: int
+    ) -> None:
+        function: Any = kernel.handle
+        with self.active():
+            function(grid, block, tuple(map(_as_cupy_takes_it, arguments)), shared_mem=shared_bytes)
+
+    def gemm(self, product: Product, a: Memory, b: Memory, c: Memory) -> None:
+        """By cuBLAS, whose matrices are column-major: it is given C' = B' A', which is the same memory."""
+        cublas = _import_cublas()
+        if product.math not in MATH_MODES:
+            raise NetcError(
+                "there is no matrix product in this math mode",
+                expected=" or ".join(MATH_MODES),
+                found=product.math,
+            )
+        for memory in (a, b, c):
+            self._check_memory(memory, "multiply with")
+        m, n, k = product.m, product.n, product.k
+        row_of_a, row_of_b = m if product.trans_a else k, k if product.trans_b else n
+        transposed = {False: cublas.CUBLAS_OP_N, True: cublas.CUBLAS_OP_T}
+        alpha, beta = np.array(product.alpha, np.float32), np.array(product.beta, np.float32)
+        with self.active():
+            handle = self._cupy.cuda.device.get_cublas_handle()
+            cublas.setMathMode(handle, getattr(cublas, MATH_MODES[product.math]))
+            cublas.sgemm(
+                handle, transposed[product.trans_b], transposed[product.trans_a], n, m, k,
+                alpha.ctypes.data, b.address, max(row_of_b, 1), a.address, max(row_of_a, 1),
+                beta.ctypes.data, c.address, max(n, 1),
+            )  # fmt: skip
+
+    def synchronise(self) -> None:
+        self._refuse_in_capture("wait for the device")
+        with self.active():
+            self.stream.synchronize()
+
+    def _begin_capture(self) -> Callable[[], Graph]:
+        with self.active():
+            self.stream.begin_capture()
+
+        def finish() -> Graph:
+            with self.active():
+                return CupyGraph(self, self.stream.end_capture())
+
+        return finish
+
+
+def _as_cupy_takes_it(argument: Argument) -> np.generic:
+    """Pointers go as 64-bit numbers; numpy scalars are passed as they are."""
+    if isinstance(argument, Memory):
+        return np.uint64(argument.address)
+    return np.uint64(0) if argument is None else argument
+
+
+@functools.cache
+def _compiler() -> Nvrtc:
+    return Nvrtc()
+
+
+def _import_cublas() -> Any:
+    try:
+        return importlib.import_module("cupy_backends.cuda.libs.cublas")
+    except ImportError as error:
+        raise NetcError(
+            f"cuBLAS cannot be loaded: {error}", remedy="pip install 'cupy-cuda13x[ctk]' (or cuda12x)"
+        ) from error

@@ -1,0 +1,302 @@
+"""The device that kernels run on, as the backend sees it: memory, copies, launches, products, graphs.
+
+What is the same on every device is checked here, so that a program that is right on the emulator meets the
+same rules on a GPU: the limits of a launch, the types of its arguments, what a capture forbids.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from netc.backends.cuda.kernel import Kernel, Variant
+from netc.backends.cuda.memory import Allocation, Memory
+from netc.errors import NetcError
+
+# What a kernel is given: memory, a number of exactly the parameter's type, or None for a null pointer.
+Argument = Memory | np.generic | None
+Grid = tuple[int, ...]
+
+GIB = 1 << 30
+
+
+@dataclass(frozen=True)
+class DeviceProperties:
+    """What decides which kernels fit and how they are launched.
+
+    The limits that have a value here are the same on all GPUs since sm_75.
+    """
+
+    name: str
+    architecture: int  # 90 for sm_90
+    processors: int  # streaming multiprocessors
+    memory_bytes: int
+    shared_bytes: int  # most dynamic and static shared memory of a block
+    static_shared_bytes: int = 48 * 1024
+    threads: int = 1024
+    block: Grid = (1024, 1024, 64)
+    grid: Grid = (2**31 - 1, 65535, 65535)
+
+
+@dataclass(frozen=True)
+class Product:
+    """A matrix product C = alpha op(A) op(B) + beta C over dense row-major matrices.
+
+    op(A) is m x k, op(B) k x n, C m x n; trans_a: A lies in memory as k x m; trans_b: B lies as n x k;
+    math: "fp32" or "tf32".
+    """
+
+    m: int
+    n: int
+    k: int
+    trans_a: bool = False
+    trans_b: bool = False
+    alpha: float = 1.0
+    beta: float = 0.0
+    math: str = "fp32"
+
+
+class Graph(ABC):
+    """The work of one capture, to be run again as a whole."""
+
+    @abstractmethod
+    def replay(self) -> None:
+        """Runs the captured work. What it reads from device memory may have changed since."""
+
+
+class Device(ABC):
+    """One GPU, or what stands in for it. Work is asked for in order and may still run when a call returns."""
+
+    properties: DeviceProperties
+
+    def __init__(self) -> None:
+        self.capturing = False
+        self._kernels: dict[Variant, Kernel] = {}
+
+    # ---- memory ----
+    def allocate(self, nbytes: int, name: str = "memory") -> Memory:
+        """Memory with undefined contents, aligned to 256 bytes.
+
+        name: what reports call it. Raises NetcError where the device has less free, saying how much.
+        """
+        self._refuse_in_capture(f"allocate memory for {name}")
+        free = self.free_bytes()
+        if nbytes > free:
+            raise self.out_of_memory(nbytes, free)
+        return Memory(self._allocate(nbytes, name), 0, nbytes, name)
+
+    def out_of_memory(self, planned: int, free: int) -> NetcError:
+        """The error for a plan of `planned` bytes where `free` are left."""
+        return NetcError(
+            f"the net does not fit into the free memory of {self.properties.name}",
+            expected=f"at most {free:,} bytes ({free / GIB:.2f} GiB) of {self.properties.memory_bytes:,}",
+            found=f"{planned:,} bytes ({planned / GIB:.2f} GiB) planned",
+            remedy="a smaller batch_size, smaller inputs, another device, or end what else uses its memory",
+        )
+
+    def free(self, memory: Memory) -> None:
+        """Gives a whole allocation back; none of its parts may be used any more."""
+        self._refuse_in_capture(f"free {memory.name}")
+        self._check_memory(memory, "free")
+        memory.allocation.freed = True
+        self._free(memory.allocation)
+
+    def upload(self, memory: Memory, array: np.ndarray) -> None:
+        """Copies an array from the host to the beginning of `memory`. The array may change after the call."""
+        self._check_copy(memory, array.nbytes, "copy from the host to")
+        self._refuse_in_capture(f"copy from the host to {memory.name}")
+        self._upload(memory, np.ascontiguousarray(array))
+
+    def download(self, memory: Memory, array: np.ndarray) -> np.ndarray:
+        """Fills a contiguous array on the host from the beginning of `memory`, and returns it."""
+        self._check_copy(memory, array.nbytes, "copy to the host from")
+        self._refuse_in_capture(f"copy to the host from {memory.name}")
+        if not array.flags.c_contiguous:
+            raise NetcError(f"{memory.name} can only be copied to a contiguous array")
+        self._download(memory, array)
+        return array
+
+    def copy(self, target: Memory, source: Memory) -> None:
+        """Copies `source` to the beginning of `target`, within the device. May be captured."""
+        self._check_memory(source, "copy")
+        self._check_copy(target, source.nbytes, "copy to")
+        self._copy(target, source)
+
+    def fill(self, memory: Memory, byte: int = 0) -> None:
+        """Sets every byte. May be captured."""
+        self._check_memory(memory, "fill")
+        self._fill(memory, byte)
+
+    def poison(self, memory: Memory) -> None:
+        """Fills memory whose contents nobody may read any more with NaN; the emulator reports such a read."""
+        self.fill(memory, 0xFF)
+
+    # ---- work ----
+    def load(self, variant: Variant) -> Kernel:
+        """Compiles a kernel, or finds it compiled. Raises NetcError with the compiler's message.
+
+        While capturing, only kernels that have been loaded before are there: loading one works on the device.
+        """
+        if variant not in self._kernels:
+            self._refuse_in_capture(f"load kernel {variant.name}")
+            self._kernels[variant] = self._load(variant)
+        return self._kernels[variant]
+
+    def launch(
+        self,
+        kernel: Kernel,
+        grid: Grid,
+        block: Grid,
+        arguments: Sequence[Argument],
+        shared_bytes: int | None = None,
+    ) -> None:
+        """Runs a kernel over `grid` blocks of `block` threads, (x, y, z) with ones left out.
+
+        arguments: memory, numpy scalars of the parameters' exact types, or None for a null pointer;
+        shared_bytes: dynamic shared memory of a block, if it is not the variant's.
+        Raises NetcError where a limit of the device is passed or an argument does not fit.
+        """
+        grid, block = (*grid, 1, 1)[:3], (*block, 1, 1)[:3]
+        shared = kernel.variant.shared_bytes if shared_bytes is None else shared_bytes
+        self._check_limits(kernel, grid, block, shared)
+        for position, argument in enumerate(arguments):
+            self._check_argument(kernel, position, argument)
+        self._launch(kernel, grid, block, arguments, shared)
+
+    @abstractmethod
+    def gemm(self, product: Product, a: Memory, b: Memory, c: Memory) -> None:
+        """Computes a matrix product; `c` is read only where beta is not 0."""
+
+    @abstractmethod
+    def synchronise(self) -> None:
+        """Returns when all work asked for so far is done."""
+
+    @contextmanager
+    def capture(self) -> Iterator[list[Graph]]:
+        """Work asked for in this context is not run but recorded; afterwards the list holds its graph.
+
+        Allocating, freeing, copying from or to the host, synchronising and a second capture raise NetcError
+        meanwhile: on a GPU they would end the capture or escape it.
+        """
+        self._refuse_in_capture("begin another capture")
+        graphs: list[Graph] = []
+        self.capturing = True
+        finish = self._begin_capture()
+        ended = False
+        try:
+            yield graphs
+            ended = True
+        finally:
+            self.capturing = False
+            graph = finish()
+            if ended:
+                graphs.append(graph)
+
+    @abstractmethod
+    def free_bytes(self) -> int:
+        """How much memory can still be allocated."""
+
+    def close(self) -> None:  # noqa: B027 -- most devices hold nothing that must be given back early
+        """Gives back what the device holds."""
+
+    # ---- what a device does in its own way ----
+    @abstractmethod
+    def _allocate(self, nbytes: int, name: str) -> Allocation: ...
+
+    @abstractmethod
+    def _free(self, allocation: Allocation) -> None: ...
+
+    @abstractmethod
+    def _upload(self, memory: Memory, array: np.ndarray) -> None: ...
+
+    @abstractmethod
+    def _download(self, memory: Memory, array: np.ndarray) -> None: ...
+
+    @abstractmethod
+    def _copy(self, target: Memory, source: Memory) -> None: ...
+
+    @abstractmethod
+    def _fill(self, memory: Memory, byte: int) -> None: ...
+
+    @abstractmethod
+    def _load(self, variant: Variant) -> Kernel: ...
+
+    @abstractmethod
+    def _launch(
+        self, kernel: Kernel, grid: Grid, block: Grid, arguments: Sequence[Argument], shared_bytes: int
+    ) -> None: ...
+
+    @abstractmethod
+    def _begin_capture(self) -> Callable[[], Graph]:
+        """Begins to record; the function it returns ends that and gives the graph."""
+
+    # ---- what is checked on every device ----
+    def _refuse_in_capture(self, what: str) -> None:
+        if self.capturing:
+            raise NetcError(
+                f"cannot {what} while work is being captured",
+                remedy="do it before the capture; values that change are read from device memory",
+            )
+
+    def _check_memory(self, memory: Memory, verb: str) -> None:
+        if memory.allocation.device is not self:
+            raise NetcError(
+                f"cannot {verb} {memory.name}: it is another device's memory",
+                expected=self.properties.name,
+                found=memory.allocation.device.properties.name,
+            )
+        if memory.allocation.freed:
+            raise NetcError(f"cannot {verb} {memory.name}: it has been freed")
+
+    def _check_copy(self, memory: Memory, nbytes: int, verb: str) -> None:
+        self._check_memory(memory, verb)
+        if nbytes > memory.nbytes:
+            raise NetcError(
+                f"cannot {verb} {memory.name}: the sizes differ",
+                expected=f"at most {memory.nbytes:,} bytes",
+                found=f"{nbytes:,} bytes",
+            )
+
+    def _check_argument(self, kernel: Kernel, position: int, argument: Any) -> None:
+        if isinstance(argument, Memory):
+            self._check_memory(argument, f"give kernel {kernel.name}")
+        elif argument is not None and not isinstance(argument, np.generic):
+            raise NetcError(
+                f"kernel {kernel.name}: argument {position} has no exact type",
+                expected="memory, a numpy scalar such as np.int32(1), or None",
+                found=type(argument).__name__,
+            )
+
+    def _check_limits(self, kernel: Kernel, grid: Grid, block: Grid, shared_bytes: int) -> None:
+        limits = self.properties
+        threads = block[0] * block[1] * block[2]
+        rules = (
+            ("threads in a block", threads, min(limits.threads, kernel.variant.threads), 1),
+            ("bytes of dynamic shared memory", shared_bytes, limits.shared_bytes, 0),
+            *(
+                ("threads along an axis of a block", n, most, 1)
+                for n, most in zip(block, limits.block, strict=True)
+            ),
+            *(
+                ("blocks along an axis of the grid", n, most, 1)
+                for n, most in zip(grid, limits.grid, strict=True)
+            ),
+        )
+        for what, found, most, least in rules:
+            if not least <= found <= most:
+                raise NetcError(
+                    f"kernel {kernel.name} cannot be launched: the number of {what} is out of bounds",
+                    expected=f"{least} to {most:,}",
+                    found=f"{found:,} (grid {grid}, block {block})",
+                )
+        if kernel.variant.architecture > limits.architecture:
+            raise NetcError(
+                f"kernel {kernel.name} cannot run on {limits.name}",
+                expected=f"compute capability {kernel.variant.architecture / 10} or newer",
+                found=str(limits.architecture / 10),
+            )

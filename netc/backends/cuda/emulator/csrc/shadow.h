@@ -1,0 +1,40 @@
+// What check mode remembers of memory: regions, and for each word who wrote and read it last.
+#pragma once
+#include <cstdint>
+#include <string>
+#include <vector>
+
+// One access to a word. It fits 20 bytes: there are three for every four bytes of device memory.
+struct Access {
+  uint32_t block = 0;       // block_number of its block, 0 for none
+  uint32_t epoch = 0;       // barriers of the block before it
+  uint32_t warp_clock = 0;  // __syncwarp of the warp before it
+  uint32_t site = 0;        // address of the code, from site_base on
+  uint16_t thread = 0;
+  uint8_t bytes = 0;  // a bit for each byte of the word
+  enum : uint8_t { PLAIN, ATOMIC, ATOMIC_OF_SEVERAL_BLOCKS } manner = PLAIN;
+};
+
+struct Word {
+  Access written, read, read_before;
+  uint8_t defined = 0, copying = 0;  // a bit for each byte
+};
+
+// A buffer in device memory, or a shared variable.
+struct Region {
+  uintptr_t begin, end;
+  std::string name;
+  bool shared, freed = false;
+  std::vector<Word> words;
+
+  Region(uintptr_t begin, size_t bytes, const char* name, bool shared)
+      : begin(begin), end(begin + bytes), name(name), shared(shared), words((end - (begin & ~uintptr_t(3)) + 3) / 4) {}
+  Word& word(uintptr_t address) { return words[(address - (begin & ~uintptr_t(3))) / 4]; }
+};
+
+// A part of a region that the launch may touch, under the name it has there.
+struct Range {
+  uintptr_t begin, end;
+  Region* region;
+  std::string name;
+};

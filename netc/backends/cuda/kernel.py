@@ -1,0 +1,45 @@
+"""What a kernel is to the backend: a row of a table that says how it is compiled and launched."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from netc.kernels_folder import kernels_folder
+
+LEAST_ARCHITECTURE = 75  # sm_75, the oldest that netc compiles for
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to compile and launch a kernel.
+
+    name: what dumps and reports call it; file: its source, in the kernels folder unless it is a whole path;
+    expression: the kernel's name in C++ with its template arguments; threads: of a block, the most that
+    `__launch_bounds__` allows; shared_bytes: of dynamic shared memory; defines: shape constants, as "NAME=1";
+    architecture: the least compute capability whose instructions it needs, as 80 for sm_80.
+    """
+
+    name: str
+    file: str
+    expression: str
+    threads: int
+    shared_bytes: int = 0
+    defines: tuple[str, ...] = ()
+    architecture: int = LEAST_ARCHITECTURE
+
+    @property
+    def path(self) -> Path:
+        return kernels_folder() / self.file  # an absolute path stays as it is
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A variant compiled for a device: what `Device.launch` takes. `handle` is the device's own."""
+
+    variant: Variant
+    handle: object
+
+    @property
+    def name(self) -> str:
+        return self.variant.name
