@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,9 @@ class ShapeChange:
     shapes: tuple[Shape, ...]
 
 
+Seed = tuple[Array, float]  # a gradient that no layer writes, and the value it is filled with
+
+
 @dataclass(eq=False)
 class Program:
     """Steps bound to their arrays. `forward` and `backward` run them all, or those of a range of nodes."""
@@ -71,7 +75,6 @@ class Program:
     buffers: dict[Node, Buffers] = field(default_factory=dict)
     forward_steps: list[Step] = field(default_factory=list)
     backward_steps: list[Step] = field(default_factory=list)
-    seeds: dict[Node, list[tuple[Array, float]]] = field(default_factory=dict)
     watcher: Callable[[Step, Buffers], None] | None = None  # called after every step
 
     def __post_init__(self) -> None:
@@ -136,24 +139,26 @@ class Program:
             buffers.leftovers = {
                 i: self.diff(node.inputs[i]) for i in node.layer.leftovers if not node.input_needs_grad[i]
             }
-        self._seed(node, given)
-        if step := self.backend.backward_step(node, buffers):
+        seeds = self._seeds(given)
+        step = self.backend.backward_step(node, buffers)
+        if self.demand.keep_all:
+            fill_all(seeds)
+        elif step and seeds:
+            step = replace(step, run=partial(run_after_filling, seeds, step.run))
+        if step:
             self.backward_steps.append(step)
 
-    def _seed(self, node: Node, given: Sequence[Value]) -> None:
-        """Gradients that no layer writes: a loss weight, or zeros.
+    def _seeds(self, given: Sequence[Value]) -> list[Seed]:
+        """The gradients that no layer writes, with what they hold: a loss weight, or zeros.
 
         Where every blob stays, they are written once, as in Caffe, so that a user's own values hold.
+        Elsewhere their memory has other uses, and every pass writes them anew.
         """
-        for value in given:
-            by_reader = is_given_gradient(value) and not value.loss_weight
-            grad = self.diff(value)
-            if by_reader or grad is None:
-                continue
-            if self.demand.keep_all:
-                grad[...] = value.loss_weight
-            else:
-                self.seeds.setdefault(node, []).append((grad, value.loss_weight))
+        return [
+            (grad, value.loss_weight)
+            for value in given
+            if (value.loss_weight or not is_given_gradient(value)) and (grad := self.diff(value)) is not None
+        ]
 
     def forward(self, nodes: Sequence[Node] | None = None, settled: Node | None = None) -> ShapeChange | None:
         """Runs the forward steps, of all nodes or of these.
@@ -173,9 +178,6 @@ class Program:
             with np.errstate(all="ignore"):  # infinities and NaNs are numbers here, as in Caffe
                 for step in steps:
                     node = step.node
-                    if step.direction == "backward" and node in self.seeds:
-                        for grad, weight in self.seeds[node]:
-                            grad.fill(weight)
                     if node.layer.shapes_by_value and step.direction == "forward" and node is not settled:
                         shapes = tuple(node.layer.real_shapes(self.backend.xp, self.buffers[node]))
                         if shapes != tuple(node.layer.top_shapes):
@@ -230,9 +232,17 @@ class Program:
         for buffer in self.plan.freed_after(now):
             self.memory[buffer.offset : buffer.offset + buffer.nbytes] = 0xFF  # NaN in every float type
 
-    def losses(self) -> list[tuple[Array, float]]:
-        """The arrays that count into the net's loss, with their weights."""
-        return [(self.data(value), value.loss_weight) for value in self.graph.values() if value.loss_weight]
+
+def fill_all(seeds: list[Seed]) -> None:
+    """Writes the gradients that no layer writes."""
+    for grad, weight in seeds:
+        grad.fill(weight)
+
+
+def run_after_filling(seeds: list[Seed], run: Callable[[], None]) -> None:
+    """A backward step whose layer reads gradients that no layer writes."""
+    fill_all(seeds)
+    run()
 
 
 def _shape(owner: Value | Node, kind: str) -> Shape:
