@@ -1,5 +1,5 @@
 """What Caffe's tutorials do, on small data: surgery, fine-tuning, features, layers of one's own, logistic
-regression, LeNet by hand, siamese nets."""
+regression, LeNet by hand."""
 
 from __future__ import annotations
 
@@ -396,64 +396,3 @@ def test_lenet_is_trained_step_by_step_with_a_test_of_ones_own() -> None:
     assert test_accuracy[-1] > 0.9
     assert not np.array_equal(scores[0], scores[-1])
     assert np.abs(solver.net.params["conv1"][0].diff).sum() > 0
-
-
-# --- siamese nets ------------------------------------------------------------------------------------------
-
-
-def siamese(source: str, batch_size: int) -> caffe_pb2.NetParameter:
-    """Two images of a pair, stacked as channels, through two branches whose parameters share names."""
-    n = netc.NetSpec()
-    n.pair_data, n.sim = L.HDF5Data(batch_size=batch_size, source=source, ntop=2)
-    n.data, n.data_p = L.Slice(n.pair_data, ntop=2, slice_dim=1, slice_point=1)
-    for branch in ("", "_p"):
-
-        def shared(layer: str) -> list[dict[str, object]]:
-            return [{"name": f"{layer}_w", "lr_mult": 1}, {"name": f"{layer}_b", "lr_mult": 2}]
-
-        n[f"conv1{branch}"] = L.Convolution(
-            n[f"data{branch}"], num_output=4, kernel_size=3, weight_filler=XAVIER, param=shared("conv1")
-        )
-        n[f"relu1{branch}"] = L.ReLU(n[f"conv1{branch}"], in_place=True)
-        n[f"feat{branch}"] = L.InnerProduct(
-            n[f"relu1{branch}"], num_output=2, weight_filler=XAVIER, param=shared("feat")
-        )
-    n.loss = L.ContrastiveLoss(n.feat, n.feat_p, n.sim, margin=1)
-    return n.to_proto()
-
-
-def pairs(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs of images as two channels, and whether they are of one kind."""
-    images, labels = patterns(2 * count, seed)
-    order = np.random.default_rng(seed).permutation(2 * count)
-    first, second = order[:count], order[count:]
-    stacked = np.concatenate([images[first], images[second]], axis=1)
-    return stacked, (labels[first] == labels[second]).astype(np.float32)
-
-
-def test_a_siamese_net_learns_what_is_alike() -> None:
-    data, sim = pairs(128, 0)
-    train = write_hdf5("pairs", pair_data=data, sim=sim)
-    definition = small_solver(write_proto(siamese(train, 32), "siamese.prototxt"), base_lr=0.05, momentum=0.9)
-    solver = netc.SGDSolver(definition)
-    net = solver.net
-    for layer in ("conv1", "feat"):
-        for blob, twin in zip(net.params[layer], net.params[f"{layer}_p"], strict=True):
-            assert np.shares_memory(blob.data, twin.data)
-    solver.step(1)
-    before = float(net.blobs["loss"].data)
-    solver.step(150)
-    assert solver.loss < 0.25 * before
-
-    net.save("siamese.caffemodel")
-    n = netc.NetSpec()  # one branch is enough to describe images
-    n.data = L.Input(shape={"dim": [30, 1, 8, 8]})
-    n.conv1 = L.Convolution(n.data, num_output=4, kernel_size=3)
-    n.relu1 = L.ReLU(n.conv1, in_place=True)
-    n.feat = L.InnerProduct(n.relu1, num_output=2)
-    describe = netc.Net(n.to_proto(), netc.TEST, weights="siamese.caffemodel")
-    images, labels = patterns(30, 7)
-    features = describe.forward(data=images)["feat"]
-    distances = np.linalg.norm(features[:, None] - features[None], axis=2)
-    alike = labels[:, None] == labels[None]
-    assert distances[~alike].mean() > 3 * distances[alike].mean()
