@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import tarfile
+from collections import Counter
 from pathlib import Path
 
 import cv2
@@ -14,7 +16,9 @@ import netc
 from netc import layers as L
 from netc.proto import caffe_pb2
 
-ARCHIVE = Path(__file__).parents[2] / "models" / "digits" / "digits.tar.xz"
+SHIPPED = Path(__file__).parents[2] / "models" / "digits" / "digits.tar.xz"
+MNIST = Path(os.environ.get("NETC_REFERENCE", "none")).parent / "data" / "mnist_png.tar.xz"
+OF_EACH = 1000  # images of a digit that are read
 DIGITS = (0, 1, 4, 6)  # few enough for two features
 XAVIER = {"type": "xavier"}
 
@@ -25,24 +29,32 @@ def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.chdir(tmp_path)
 
 
-def digits(split: str) -> tuple[np.ndarray, np.ndarray]:
-    """The shipped images of some digits, 1 x 8 x 8 in 0..1, and which digits they are."""
-    images, labels = [], []
-    with tarfile.open(ARCHIVE) as archive:
+Images = tuple[np.ndarray, np.ndarray]
+
+
+def read_digits(path: Path) -> dict[str, Images]:
+    """By split ("train", "test"): images of some digits, 1 x H x W in 0..1, and which digits they are."""
+    images: dict[str, list[np.ndarray]] = {"train": [], "test": []}
+    labels: dict[str, list[int]] = {"train": [], "test": []}
+    read: Counter[tuple[str, str]] = Counter()
+    with tarfile.open(path) as archive:
         for member in archive:
-            parts = member.name.split("/")
-            if member.isfile() and parts[0] == split and parts[1] in map(str, DIGITS):
+            split, _, rest = member.name.partition("/")
+            digit = rest.partition("/")[0]
+            if not member.isfile() or split not in images or digit not in map(str, DIGITS):
+                continue
+            read[split, digit] += 1
+            if read[split, digit] <= OF_EACH:
                 file = archive.extractfile(member)
                 assert file is not None
                 encoded = np.frombuffer(file.read(), np.uint8)
-                images.append(cv2.imdecode(encoded, cv2.IMREAD_GRAYSCALE)[None] / np.float32(255))
-                labels.append(int(parts[1]))
-    return np.stack(images), np.array(labels)
+                images[split].append(cv2.imdecode(encoded, cv2.IMREAD_GRAYSCALE)[None] / np.float32(255))
+                labels[split].append(int(digit))
+    return {split: (np.stack(images[split]), np.array(labels[split])) for split in images}
 
 
-def write_pairs(count: int) -> str:
+def write_pairs(images: np.ndarray, labels: np.ndarray, count: int) -> str:
     """Random pairs as two channels, and whether they are of one digit; half of them are. The list's path."""
-    images, labels = digits("train")
     rng = np.random.default_rng(0)
     first = rng.integers(len(images), size=count)
     second = np.array(
@@ -83,10 +95,10 @@ def siamese(source: str, batch_size: int) -> caffe_pb2.NetParameter:
     return n.to_proto()
 
 
-def one_branch(images: int) -> caffe_pb2.NetParameter:
+def one_branch(shape: tuple[int, ...]) -> caffe_pb2.NetParameter:
     """The net that describes single images: the first branch under its own names."""
     n = netc.NetSpec()
-    n.data = L.Input(shape={"dim": [images, 1, 8, 8]})
+    n.data = L.Input(shape={"dim": list(shape)})
     n.conv1 = L.Convolution(n.data, num_output=8, kernel_size=3)
     n.relu1 = L.ReLU(n.conv1, in_place=True)
     n.ip1 = L.InnerProduct(n.relu1, num_output=32)
@@ -95,8 +107,12 @@ def one_branch(images: int) -> caffe_pb2.NetParameter:
     return n.to_proto()
 
 
-def test_a_siamese_net_learns_which_digits_are_alike() -> None:
-    Path("siamese.prototxt").write_text(str(siamese(write_pairs(1024), 64)))
+@pytest.mark.parametrize("path", [SHIPPED, MNIST], ids=["shipped digits", "MNIST"])
+def test_a_siamese_net_learns_which_digits_are_alike(path: Path) -> None:
+    if not path.exists():
+        pytest.skip("MNIST's images are looked for beside the folder that NETC_REFERENCE names")
+    digits = read_digits(path)
+    Path("siamese.prototxt").write_text(str(siamese(write_pairs(*digits["train"], 8192), 64)))
     definition = caffe_pb2.SolverParameter(
         net="siamese.prototxt",
         base_lr=0.05,
@@ -118,8 +134,8 @@ def test_a_siamese_net_learns_which_digits_are_alike() -> None:
     assert float(net.blobs["loss"].data) < 0.1 * before
 
     net.save("siamese.caffemodel")
-    images, labels = digits("test")
-    describe = netc.Net(one_branch(len(images)), netc.TEST, weights="siamese.caffemodel")
+    images, labels = digits["test"]
+    describe = netc.Net(one_branch(images.shape), netc.TEST, weights="siamese.caffemodel")
     features = describe.forward(data=images)["feat"]
     distances = np.linalg.norm(features[:, None] - features[None], axis=2)
     np.fill_diagonal(distances, np.inf)
