@@ -97,11 +97,8 @@ def write_side_state(path: Path, side: SideState) -> None:
     content = asdict(side)
     for net in content["nets"]:
         net["states"] = {name: _pack(array) for name, array in net["states"].items()}
-    text = json.dumps(
-        {"format": FORMAT, "version": VERSION, "sha256": _checksum(content), "content": content}
-    )
     with path.open("w", encoding="utf-8") as stream:
-        stream.write(text + "\n")
+        stream.write(_text(content))
         stream.flush()
         os.fsync(stream.fileno())
 
@@ -109,7 +106,8 @@ def write_side_state(path: Path, side: SideState) -> None:
 def read_side_state(path: Path) -> SideState:
     """Reads a side file. Raises NetcError, naming the file, where it is damaged or of a later version."""
     try:
-        outer = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        outer = json.loads(text)
         if outer["format"] != FORMAT:
             raise ValueError("another format")
         if outer["version"] > VERSION:
@@ -123,6 +121,8 @@ def read_side_state(path: Path) -> SideState:
         content = outer["content"]
         if _checksum(content) != outer["sha256"]:
             raise ValueError("its checksum does not agree with its content")
+        if (outer["version"] == VERSION and text != _text(content)) or outer["version"] < 1:
+            raise ValueError("it is not as it was written")
         nets = [
             NetState(net["sources"], {name: _unpack(packed) for name, packed in net["states"].items()})
             for net in content.pop("nets")
@@ -133,6 +133,12 @@ def read_side_state(path: Path) -> SideState:
         raise NetcError(
             "this side file cannot be read", at=str(path), found=str(error), remedy=REMEDY
         ) from error
+
+
+def _text(content: Any) -> str:
+    """The file, to the byte; reading compares, so that no damage is passed over."""
+    outer = {"format": FORMAT, "version": VERSION, "sha256": _checksum(content), "content": content}
+    return json.dumps(outer) + "\n"
 
 
 def _checksum(content: Any) -> str:

@@ -371,3 +371,14 @@ def test_any_mutation_of_a_snapshot_loads_or_gives_a_netc_error(
             refused += 1
     # With a side file every change is noticed; without one, a flipped bit of a weight is a weight.
     assert refused == 60 if side.exists() else 0 < refused < 60
+
+
+def test_a_side_file_without_its_end_or_of_no_version_is_noticed(train_folder: Path) -> None:
+    get_solver("train_solver.prototxt").step(10)
+    side = Path("snap_iter_10.netcstate")
+    good = side.read_text()
+    for bad in (good[:-1], good.replace('"version": 1', '"version": 0')):
+        assert bad != good
+        side.write_text(bad)
+        with pytest.raises(NetcError, match="side file cannot be read"):
+            get_solver("train_solver.prototxt").restore("snap_iter_10.solverstate")
