@@ -1,10 +1,10 @@
-"""What a backend makes of a node: steps that run without further decisions."""
+"""What a backend makes of a form: steps that run without further decisions."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
+from netc.backends.form import Form, Run
 from netc.graph import Node
 
 
@@ -12,7 +12,11 @@ from netc.graph import Node
 class Step:
     """One thing that a program does: `run()` works on arrays that were bound when the program was made."""
 
-    node: Node
+    form: Form
     direction: str  # "forward" or "backward"
-    variant: str  # which row of the backend's table made it
-    run: Callable[[], None]
+    run: Run
+
+    @property
+    def node(self) -> Node:
+        """The first of the nodes that it runs."""
+        return self.form.node

@@ -3,6 +3,7 @@ a verifier."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -17,7 +18,8 @@ class Value:
 
     `memory` is the Value whose memory this one uses (itself, unless in place or another view of its bottom);
     `diff_memory` the same for its gradient. Caffe's numbers depend on this sharing: what a later layer writes
-    in place, the earlier layers' backward reads.
+    in place, the earlier layers' backward reads. `memory_elements` is how many elements it takes there: more
+    than its shape's where a backend pads it.
     """
 
     name: str
@@ -26,12 +28,15 @@ class Value:
     consumers: list[Node] = field(default_factory=list)
     loss_weight: float = 0.0
     param: Param | None = None  # the parameter whose memory this is, where a layer gives one out as its top
+    layout: str = "plain"  # how its elements lie in memory; anything but plain is a backend's choice
     memory: Value = field(init=False)
     diff_memory: Value = field(init=False)
+    memory_elements: int = field(init=False)
 
     def __post_init__(self) -> None:
         self.memory = self
         self.diff_memory = self
+        self.memory_elements = math.prod(self.shape)
 
 
 @dataclass(eq=False)

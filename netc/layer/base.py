@@ -72,7 +72,8 @@ class Buffers:
     that nobody gives is None in `top_grads`: it stands for zeros (a layer with one top always gets it).
     `bottom_grads` are written, `param_grads` are added to. In place, a top is its bottom's memory, and the
     gradients share theirs as well. `leftovers` holds, by bottom, the memory of unwanted gradients that a
-    layer with `leftovers` writes into where every blob is kept.
+    layer with `leftovers` writes into where every blob is kept. `workspace` holds what a backend's form asked
+    for beside; layers get none.
     """
 
     bottoms: list[Array] = field(default_factory=list)
@@ -84,6 +85,7 @@ class Buffers:
     top_grads: list[Array | None] = field(default_factory=list)
     param_grads: list[Array | None] = field(default_factory=list)
     leftovers: dict[int, Array] = field(default_factory=dict)
+    workspace: dict[str, Array] = field(default_factory=dict)
 
 
 class Layer:
@@ -105,6 +107,8 @@ class Layer:
     tops_are_params: ClassVar[bool] = False  # each top is the memory of the parameter of its number
     # The tops' shapes hang on values: they are known only when the layer runs, through `real_shapes`.
     shapes_by_value: ClassVar[bool] = False
+    # Forward or backward looks at values on the host: it cannot be recorded once and replayed on a device.
+    decides_on_host: ClassVar[bool] = False
     # The bottoms and tops whose values backward reads; where it hangs on the options, `infer` says it anew.
     backward_bottoms: Indices = ALL
     backward_tops: Indices = ALL

@@ -6,19 +6,47 @@ never alive together may share bytes; the largest are placed first, each at the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from netc.graph import Graph, Node, Value
-from netc.layer import Shape
+from netc.layer import Scratch, Shape
 from netc.layer.base import Indices, count
 
 ALIGNMENT = 64  # bytes: a cache line, and what vector loads on every backend want
 
-Key = tuple[Any, str]  # (Value, "data" | "diff") or (Node, name of a saved array)
+Key = tuple[Any, str]  # (Value, "data" | "diff") or (Unit, name of a saved array or workspace)
+
+
+class Unit(Protocol):
+    """What runs as one step of each direction: a node, or a chain of nodes that a backend's form runs at once.
+
+    Its saved arrays live from forward to backward, its workspaces during one step.
+    """
+
+    @property
+    def nodes(self) -> Sequence[Node]: ...
+    @property
+    def inputs(self) -> Sequence[Value]: ...
+    @property
+    def outputs(self) -> Sequence[Value]: ...
+    @property
+    def input_needs_grad(self) -> Sequence[bool]: ...
+    @property
+    def needs_backward(self) -> bool: ...
+    @property
+    def backward_bottoms(self) -> Indices: ...
+    @property
+    def backward_tops(self) -> Indices: ...
+    @property
+    def saved(self) -> Mapping[str, Scratch]: ...
+    @property
+    def forward_workspace(self) -> Mapping[str, Scratch]: ...
+    @property
+    def backward_workspace(self) -> Mapping[str, Scratch]: ...
 
 
 @dataclass(eq=False)
@@ -36,17 +64,17 @@ class Buffer:
 
 @dataclass
 class Schedule:
-    """The order of a program: forward of every node, then backward of those that need it, last to first."""
+    """The order of a program: forward of every unit, then backward of those that need it, last to first."""
 
-    nodes: list[Node]
+    units: Sequence[Unit]
     backward: bool
 
     def __post_init__(self) -> None:
-        backward = [node for node in reversed(self.nodes) if node.needs_backward] if self.backward else []
-        self.forward_step = {node: step for step, node in enumerate(self.nodes)}
-        self.backward_step = {node: len(self.nodes) + step for step, node in enumerate(backward)}
-        self.backward_nodes = backward
-        self.end = len(self.nodes) + len(backward)
+        backward = [unit for unit in reversed(self.units) if unit.needs_backward] if self.backward else []
+        self.forward_step = {unit: step for step, unit in enumerate(self.units)}
+        self.backward_step = {unit: len(self.units) + step for step, unit in enumerate(backward)}
+        self.backward_units = backward
+        self.end = len(self.units) + len(backward)
 
 
 @dataclass
@@ -69,22 +97,24 @@ class MemoryPlan:
         return f"{sizes} ({saved:.0f} % saved)"
 
 
-def plan_memory(graph: Graph, *, backward: bool, keep_all: bool, itemsize: int) -> MemoryPlan:
-    """Plans the arena of one graph.
+def plan_memory(
+    graph: Graph, units: Sequence[Unit], *, backward: bool, keep_all: bool, itemsize: int
+) -> MemoryPlan:
+    """Plans the arena of one graph, whose nodes run as these units.
 
     backward: whether gradients are computed at all; keep_all: every blob stays readable after a pass, so
     nothing is shared (the outputs and losses always stay); itemsize: bytes of one element of the net's type.
     """
-    schedule = Schedule(graph.nodes, backward)
+    schedule = Schedule(units, backward)
     plan = MemoryPlan(schedule)
     lifetimes = _Lifetimes(plan, itemsize, keep_all)
-    for node in graph.nodes:
-        lifetimes.add_forward(node)
-    for node in schedule.backward_nodes:
-        lifetimes.add_backward(node)
+    for unit in units:
+        lifetimes.add_forward(unit)
+    for unit in schedule.backward_units:
+        lifetimes.add_backward(unit)
     for value in graph.values():
         if value.loss_weight or value in graph.outputs:
-            lifetimes.use(value.memory, "data", value.shape, schedule.end)
+            lifetimes.use_value(value, "data", schedule.end)
     plan.unshared_bytes = sum(buffer.nbytes for buffer in plan.buffers.values())
     plan.arena_bytes = place(plan.buffers.values())
     return plan
@@ -99,56 +129,66 @@ class _Lifetimes:
         self.itemsize = itemsize
         self.keep_all = keep_all
 
-    def use(self, owner: Any, kind: str, shape: Shape, step: int, itemsize: int = 0) -> None:
-        if kind == "data" and isinstance(owner, Value) and owner.param is not None:
+    def use_value(self, value: Value, kind: str, step: int) -> None:
+        """A value's data, or its gradient, is written or read by this step."""
+        owner = value.memory if kind == "data" else value.diff_memory
+        if kind == "data" and owner.param is not None:
             return  # it lies among the parameters, and stays
-        nbytes = _aligned(count(shape) * (itemsize or self.itemsize))
-        buffer = self.plan.buffers.setdefault((owner, kind), Buffer(nbytes, step, step))
-        buffer.nbytes = max(buffer.nbytes, nbytes)
-        buffer.first = min(buffer.first, step)
-        buffer.last = max(buffer.last, step)
+        buffer = self._use((owner, kind), value.memory_elements * self.itemsize, step)
         if self.keep_all:
             buffer.first, buffer.last = -1, self.schedule.end
 
-    def add_forward(self, node: Node) -> None:
-        step = self.schedule.forward_step[node]
-        for value in (*node.inputs, *node.outputs):
-            self.use(value.memory, "data", value.shape, step)
-        if not node.inputs:  # fed before the first step; a user's Input stays for the next pass
-            last = self.schedule.end if node.type == "Input" else step
-            for value in node.outputs:
-                self.use(value.memory, "data", value.shape, -1)
-                self.use(value.memory, "data", value.shape, last)
-        for name, scratch in node.layer.saved.items():
+    def use_scratch(self, unit: Unit, arrays: Mapping[str, Scratch], step: int, keep: bool = False) -> None:
+        for name, scratch in arrays.items():
             itemsize = np.dtype(scratch.dtype).itemsize if scratch.dtype is not None else self.itemsize
-            self.use(node, name, scratch.shape, step, itemsize)
+            buffer = self._use((unit, name), count(scratch.shape) * itemsize, step)
+            if keep:
+                buffer.first, buffer.last = -1, self.schedule.end
 
-    def add_backward(self, node: Node) -> None:
-        step, layer = self.schedule.backward_step[node], node.layer
+    def _use(self, key: Key, nbytes: int, step: int) -> Buffer:
+        buffer = self.plan.buffers.setdefault(key, Buffer(_aligned(nbytes), step, step))
+        buffer.nbytes = max(buffer.nbytes, _aligned(nbytes))
+        buffer.first = min(buffer.first, step)
+        buffer.last = max(buffer.last, step)
+        return buffer
+
+    def add_forward(self, unit: Unit) -> None:
+        step = self.schedule.forward_step[unit]
+        for value in (*unit.inputs, *unit.outputs):
+            self.use_value(value, "data", step)
+        if not unit.inputs:  # fed before the first step; a user's Input stays for the next pass
+            last = self.schedule.end if unit.nodes[0].type == "Input" else step
+            for value in unit.outputs:
+                self.use_value(value, "data", -1)
+                self.use_value(value, "data", last)
+        self.use_scratch(unit, unit.saved, step, self.keep_all)
+        self.use_scratch(unit, unit.forward_workspace, step)
+
+    def add_backward(self, unit: Unit) -> None:
+        step, node = self.schedule.backward_step[unit], unit.nodes[0]
         for value in (
-            *_chosen(node.inputs, layer.backward_bottoms),
-            *_chosen(node.outputs, layer.backward_tops),
+            *_chosen(unit.inputs, unit.backward_bottoms),
+            *_chosen(unit.outputs, unit.backward_tops),
         ):
-            self.use(value.memory, "data", value.shape, step)
-        for name, scratch in layer.saved.items():
-            itemsize = np.dtype(scratch.dtype).itemsize if scratch.dtype is not None else self.itemsize
-            self.use(node, name, scratch.shape, step, itemsize)
-        for value in gradients_into(node, self.keep_all):
-            self.use(value.diff_memory, "diff", value.shape, step)
-        for i, (value, wanted) in enumerate(zip(node.inputs, node.input_needs_grad, strict=True)):
-            if wanted or (self.keep_all and i in layer.leftovers):
-                self.use(value.diff_memory, "diff", value.shape, step)
+            self.use_value(value, "data", step)
+        self.use_scratch(unit, unit.saved, step, self.keep_all)
+        self.use_scratch(unit, unit.backward_workspace, step)
+        for value in gradients_into(unit, self.keep_all):
+            self.use_value(value, "diff", step)
+        for i, (value, wanted) in enumerate(zip(unit.inputs, unit.input_needs_grad, strict=True)):
+            if wanted or (self.keep_all and i in node.layer.leftovers):
+                self.use_value(value, "diff", step)
 
 
-def gradients_into(node: Node, user_gives: bool) -> list[Value]:
-    """The outputs of a node whose gradient exists when its backward runs.
+def gradients_into(unit: Unit, user_gives: bool) -> Sequence[Value]:
+    """The outputs of a unit whose gradient exists when its backward runs.
 
     A single output's always does (zeros where nothing gives one). Of several, those that a loss weight or a
     reader's backward gives and, with `user_gives`, those that nobody reads: a user may fill them in.
     """
-    if len(node.outputs) == 1:
-        return node.outputs
-    return [v for v in node.outputs if is_given_gradient(v) or (user_gives and not v.consumers)]
+    if len(unit.outputs) == 1:
+        return unit.outputs
+    return [v for v in unit.outputs if is_given_gradient(v) or (user_gives and not v.consumers)]
 
 
 def is_given_gradient(value: Value) -> bool:
@@ -175,7 +215,7 @@ def place(buffers: Iterable[Buffer], order: Callable[[Buffer], Any] = lambda b: 
     return max((buffer.offset + buffer.nbytes for buffer in placed), default=0)
 
 
-def _chosen(values: list[Value], indices: Indices) -> list[Value]:
+def _chosen(values: Sequence[Value], indices: Indices) -> Sequence[Value]:
     return values if indices is None else [values[i] for i in indices if i < len(values)]
 
 

@@ -80,7 +80,9 @@ class Net:
         self.seed = secrets.randbits(63) if seed is None else seed
         self.backend = CpuBackend()
         self.arena = arena or Arena(self.backend)
-        self.demand = Demand(backward, keep == "all", poison, np.dtype(dtype).type)
+        self.demand = Demand(
+            backward=backward, keep_all=keep == "all", poison=poison, dtype=np.dtype(dtype).type
+        )
         self.sources: dict[str, Any] = {}
         self.states = States()
         self._reshaped: dict[str, Array] = {}  # inputs given another shape that the net has not taken yet

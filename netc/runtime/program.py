@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from netc.backends.cpu import CpuBackend
+from netc.backends.backend import Backend
+from netc.backends.form import Form, Mode, Run
+from netc.backends.selection import select_forms
 from netc.backends.step import Step
 from netc.errors import NetcError
 from netc.graph import Graph, Node, Value
-from netc.layer import Array, Buffers, Shape
+from netc.layer import Array, Buffers, Scratch, Shape
 from netc.passes.memory import MemoryPlan, gradients_into, is_given_gradient, plan_memory
 
 
@@ -21,7 +23,7 @@ class Arena:
     """Memory that programs which never run at once share: a train net and its test nets, or one net's other
     shapes."""
 
-    def __init__(self, backend: CpuBackend) -> None:
+    def __init__(self, backend: Backend) -> None:
         self.backend = backend
         self.memory = backend.allocate(0)
 
@@ -46,9 +48,16 @@ class Demand:
     """What a program is compiled for."""
 
     backward: bool = True
+    math: str = "fp32"
+    deterministic: bool = False
     keep_all: bool = True  # every blob stays readable after a pass; else only outputs and losses
     poison: bool = False  # fill what is freed with NaN after every step: a check of the plan
     dtype: Any = np.float32
+
+    @property
+    def mode(self) -> Mode:
+        """What is asked of the backend's forms."""
+        return Mode(self.backward, math=self.math, deterministic=self.deterministic)
 
 
 @dataclass(frozen=True)
@@ -67,10 +76,11 @@ class Program:
     """Steps bound to their arrays. `forward` and `backward` run them all, or those of a range of nodes."""
 
     graph: Graph
+    forms: Sequence[Form]
     plan: MemoryPlan
     memory: Array
     demand: Demand
-    backend: CpuBackend
+    backend: Backend
     params: Mapping[tuple[str, int], ParamArrays]
     buffers: dict[Node, Buffers] = field(default_factory=dict)
     forward_steps: list[Step] = field(default_factory=list)
@@ -101,52 +111,68 @@ class Program:
         return self.backend.array(self.memory, buffer.offset, shape, dtype or self.demand.dtype)
 
     def bind(self, states: Mapping[str, Array]) -> None:
-        """Gives every node its arrays and makes the steps."""
-        for node in self.graph.nodes:
-            buffers = self.buffers[node] = self._buffers(node, states)
-            if step := self.backend.forward_step(node, buffers):
-                self.forward_steps.append(step)
-        for node in self.plan.schedule.backward_nodes:
-            self._bind_backward(node)
+        """Gives every form its arrays and makes the steps."""
+        for form in self.forms:
+            buffers = self._buffers(form, states)
+            self.buffers.update(dict.fromkeys(form.nodes, buffers))
+            if run := self._bound(form, form.forward, form.forward_workspace):
+                self.forward_steps.append(Step(form, "forward", run))
+        for form in reversed(self.forms) if self.demand.backward else ():
+            if form.needs_backward:
+                self._bind_backward(form)
         for node in self.graph.nodes:
             node.layer.attach(self.buffers[node])
 
-    def _buffers(self, node: Node, states: Mapping[str, Array]) -> Buffers:
+    def _bound(
+        self, form: Form, make: Callable[[Buffers], Run | None], needs: Mapping[str, Scratch]
+    ) -> Run | None:
+        """What a form makes of its arrays in one direction."""
+        buffers = self.buffers[form.node]
+        buffers.workspace = self._scratch(form, needs)
+        return make(buffers)
+
+    def _scratch(self, form: Form, arrays: Mapping[str, Scratch]) -> dict[str, Array]:
+        return {
+            name: self._view(form, name, scratch.shape, scratch.dtype) for name, scratch in arrays.items()
+        }
+
+    def _buffers(self, form: Form, states: Mapping[str, Array]) -> Buffers:
         return Buffers(
-            bottoms=[self.data(value) for value in node.inputs],
-            tops=[self.data(value) for value in node.outputs],
-            params=[self.params[param.layer, param.index].data for param in node.params],
-            saved={
-                name: self._view(node, name, scratch.shape, scratch.dtype)
-                for name, scratch in node.layer.saved.items()
-            },
-            states={name: states[f"{node.name}/{name}"] for name in node.layer.states},
+            bottoms=[self.data(value) for value in form.inputs],
+            tops=[self.data(value) for value in form.outputs],
+            params=[self.params[param.layer, param.index].data for param in form.params],
+            saved=self._scratch(form, form.saved),
+            states={name: states[f"{node.name}/{name}"] for node in form.nodes for name in node.layer.states},
         )
 
-    def _bind_backward(self, node: Node) -> None:
-        buffers = self.buffers[node]
-        given = gradients_into(node, self.demand.keep_all)
-        buffers.top_grads = [self.diff(value) if value in given else None for value in node.outputs]
+    def _bind_backward(self, form: Form) -> None:
+        buffers = self.buffers[form.node]
+        given = gradients_into(form, self.demand.keep_all)
+        buffers.top_grads = [self.diff(value) if value in given else None for value in form.outputs]
         buffers.bottom_grads = [
             self.diff(value) if wanted else None
-            for value, wanted in zip(node.inputs, node.input_needs_grad, strict=True)
+            for value, wanted in zip(form.inputs, form.input_needs_grad, strict=True)
         ]
         buffers.param_grads = [
             self.params[param.layer, param.index].diff if wanted else None
-            for param, wanted in zip(node.params, node.param_needs_grad, strict=True)
+            for param, wanted in zip(form.params, form.param_needs_grad, strict=True)
         ]
         if self.demand.keep_all:
             buffers.leftovers = {
-                i: self.diff(node.inputs[i]) for i in node.layer.leftovers if not node.input_needs_grad[i]
+                i: self.diff(form.inputs[i])
+                for i in form.node.layer.leftovers
+                if not form.input_needs_grad[i]
             }
+        run = None
+        if any(grad is not None for grad in (*buffers.bottom_grads, *buffers.param_grads)):
+            run = self._bound(form, form.backward, form.backward_workspace)
         seeds = self._seeds(given)
-        step = self.backend.backward_step(node, buffers)
         if self.demand.keep_all:
             fill_all(seeds)
-        elif step and seeds:
-            step = replace(step, run=partial(run_after_filling, seeds, step.run))
-        if step:
-            self.backward_steps.append(step)
+        elif run and seeds:
+            run = partial(run_after_filling, seeds, run)
+        if run:
+            self.backward_steps.append(Step(form, "backward", run))
 
     def _seeds(self, given: Sequence[Value]) -> list[Seed]:
         """The gradients that no layer writes, with what they hold: a loss weight, or zeros.
@@ -210,13 +236,16 @@ class Program:
         The two may lie in the same memory.
         """
         here: dict[Any, Any] = {}
-        for theirs, ours in zip(other.graph.nodes, self.graph.nodes, strict=True):
-            here[theirs] = ours
-            here.update(zip(theirs.outputs, ours.outputs, strict=True))
+        ours = {form.node: form for form in self.forms}
+        for theirs, node in zip(other.graph.nodes, self.graph.nodes, strict=True):
+            here.update(zip(theirs.outputs, node.outputs, strict=True))
+            here[theirs] = ours.get(node)
+        here.update({form: here[form.node] for form in other.forms})
         copies = []
         for (owner, kind), buffer in other.plan.buffers.items():
             place = self.plan.buffers.get((here[owner], kind))
-            same = place is not None and _shape(owner, kind) == _shape(here[owner], kind)
+            shape = _shape(owner, kind)
+            same = place is not None and shape is not None and shape == _shape(here[owner], kind)
             if place is not None and same and buffer.first < step <= buffer.last:
                 copies.append((place.offset, other.memory[buffer.offset :][: buffer.nbytes].copy()))
         for offset, values in copies:
@@ -228,7 +257,7 @@ class Program:
             if step.direction == "forward"
             else self.plan.schedule.backward_step
         )
-        now = times[step.node]
+        now = times[step.form]
         for buffer in self.plan.freed_after(now):
             self.memory[buffer.offset : buffer.offset + buffer.nbytes] = 0xFF  # NaN in every float type
 
@@ -245,9 +274,11 @@ def run_after_filling(seeds: list[Seed], run: Callable[[], None]) -> None:
     run()
 
 
-def _shape(owner: Value | Node, kind: str) -> Shape:
-    """The shape of what lies in a buffer."""
-    return owner.shape if isinstance(owner, Value) else owner.layer.saved[kind].shape
+def _shape(owner: Value | Form, kind: str) -> Shape | None:
+    """The shape of what lies in a buffer; None for a workspace, in which nothing stays."""
+    if isinstance(owner, Value):
+        return owner.shape
+    return owner.saved[kind].shape if kind in owner.saved else None
 
 
 def _empty_blob(node: Node) -> Value | None:
@@ -265,15 +296,16 @@ def _of_nodes(steps: list[Step], nodes: Sequence[Node] | None) -> list[Step]:
 def compile_program(
     graph: Graph,
     demand: Demand,
-    backend: CpuBackend,
+    backend: Backend,
     arena: Arena,
     params: Mapping[tuple[str, int], ParamArrays],
     states: Mapping[str, Array],
 ) -> Program:
     """Plans the memory of a graph, binds its nodes to it, and makes the steps."""
     itemsize = np.dtype(demand.dtype).itemsize
-    plan = plan_memory(graph, backward=demand.backward, keep_all=demand.keep_all, itemsize=itemsize)
+    forms = select_forms(graph, backend, demand.mode, fuse=not demand.keep_all)
+    plan = plan_memory(graph, forms, backward=demand.backward, keep_all=demand.keep_all, itemsize=itemsize)
     memory = backend.allocate(plan.arena_bytes) if demand.keep_all else arena.reserve(plan.arena_bytes)
-    program = Program(graph, plan, memory, demand, backend, params)
+    program = Program(graph, forms, plan, memory, demand, backend, params)
     program.bind(states)
     return program

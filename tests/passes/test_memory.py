@@ -95,6 +95,7 @@ def test_poison_reaches_memory_that_is_still_read_when_a_plan_is_wrong() -> None
     broken = net(keep="outputs", poison=True)
     plan = broken.program.plan
     conv1 = next(value for value in broken.graph.values() if value.name == "pool1")
-    plan.buffers[conv1, "data"].last = plan.schedule.forward_step[conv1.producer] + 1
+    pool1 = next(form for form in broken.program.forms if conv1.producer in form.nodes)
+    plan.buffers[conv1, "data"].last = plan.schedule.forward_step[pool1] + 1
     loss, grad, _ = train_step(broken)
     assert np.isnan(grad).any() or np.isnan(loss)

@@ -1,30 +1,35 @@
-"""Memory and steps on the CPU."""
+"""The CPU: NumPy's memory, oneDNN's primitives where they fit, layers' own meaning elsewhere."""
 
 from __future__ import annotations
 
 import os
-from functools import partial
+from collections.abc import Mapping, Sequence
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 
-from netc.backends.step import Step
+from netc.backends.backend import Backend
+from netc.backends.form import Form, Maker, Mode
 from netc.errors import NetcError
 from netc.graph import Node
-from netc.layer import Buffers, SourceLayer
 from netc.passes.memory import ALIGNMENT
 
 
-class CpuBackend:
-    """Allocates NumPy memory and turns nodes into steps over it."""
+class CpuBackend(Backend):
+    """Allocates NumPy memory."""
 
     name = "cpu"
     xp: ModuleType = np
     installed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")  # bytes of memory
 
-    def allocate(self, nbytes: int) -> np.ndarray:
-        """Zeroed bytes, aligned for vector loads. Raises NetcError where the machine has less memory."""
+    @property
+    def forms(self) -> Mapping[tuple[str, ...], Maker]:
+        return {}
+
+    def form(self, maker: Maker, nodes: Sequence[Node], mode: Mode) -> Form | None:
+        return maker(nodes, mode, None)
+
+    def allocate(self, nbytes: int, name: str = "memory") -> np.ndarray:
         if nbytes > self.installed:
             raise NetcError(
                 "the net does not fit into this machine's memory",
@@ -36,20 +41,8 @@ class CpuBackend:
         start = -raw.ctypes.data % ALIGNMENT
         return raw[start : start + nbytes]
 
-    def array(self, memory: np.ndarray, offset: int, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-        """A view of memory from a byte offset on."""
-        nbytes = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
-        return memory[offset : offset + nbytes].view(dtype).reshape(shape)
+    def read(self, array: np.ndarray) -> np.ndarray:
+        return array
 
-    def forward_step(self, node: Node, buffers: Buffers) -> Step | None:
-        """The step of a node's forward; None where there is nothing to do."""
-        if node.layer.shares_data or isinstance(node.layer, SourceLayer):
-            return None
-        return Step(node, "forward", "reference", partial(node.layer.forward, self.xp, buffers))
-
-    def backward_step(self, node: Node, buffers: Buffers) -> Step | None:
-        """The step of a node's backward; None where there is nothing to do."""
-        wanted = any(grad is not None for grad in (*buffers.bottom_grads, *buffers.param_grads))
-        if node.layer.shares_diff or not wanted:
-            return None
-        return Step(node, "backward", "reference", partial(node.layer.backward, self.xp, buffers))
+    def write(self, array: np.ndarray, values: np.ndarray) -> None:
+        array[...] = values
