@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from netc.backends.form import Form, Maker, Mode, Run
+from netc.backends.form import Form, Maker, Mode
+from netc.backends.step import Step
+from netc.backends.update_spec import Update, UpdateSpec
 from netc.graph import Node
 from netc.layer import Array, Shape
 
@@ -40,12 +43,34 @@ class Backend(ABC):
 
     @abstractmethod
     def read(self, array: Array) -> np.ndarray:
-        """An array's values on the host: itself where it lies there, a copy elsewhere."""
+        """An array's values on the host: the array itself where it lies there, a copy elsewhere."""
 
     @abstractmethod
     def write(self, array: Array, values: np.ndarray) -> None:
         """Copies values from the host into an array."""
 
-    def record(self, runs: Sequence[Run]) -> Sequence[Run]:
-        """The same work as fewer runs, where the backend can record it once and replay it."""
-        return runs
+    @abstractmethod
+    def view(self, array: Array) -> np.ndarray:
+        """An array as its user reads and writes it on the host. What is written counts from the next `push`
+        on; after that it must be asked for again."""
+
+    @abstractmethod
+    def push(self) -> None:
+        """Makes what users have written into views count."""
+
+    def active(self) -> AbstractContextManager[None]:
+        """Within it, functions of `xp` work where this backend's arrays lie."""
+        return nullcontext()
+
+    def record(self, steps: Sequence[Step]) -> Sequence[Step]:
+        """The same work in fewer steps, where the backend can record it once and replay it."""
+        return steps
+
+    def make_update(
+        self, spec: UpdateSpec, data: Array, grad: Array, history: Sequence[Array]
+    ) -> Update | None:
+        """The update of all parameters as a fast pass over their flat arrays; None where there is none."""
+        return None
+
+    def close(self) -> None:  # noqa: B027 -- most hold nothing that must be given back early
+        """Gives back what the backend holds."""

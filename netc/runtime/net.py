@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from netc.backends.backend import Backend
 from netc.backends.cpu import CpuBackend
 from netc.errors import NetcError
 from netc.graph import Build, Graph, Node, State, Value, build_graph
@@ -21,14 +22,15 @@ from netc.proto import netc_pb2 as pb
 from netc.runtime import watch
 from netc.runtime.blob import Blob
 from netc.runtime.callbacks import LayerCallbacks, tell
+from netc.runtime.feeding import feeds_of
 from netc.runtime.largest import blob_elements, naming_the_largest
 from netc.runtime.param_store import ParamStore
 from netc.runtime.program import Arena, Demand, Program, ShapeChange, compile_program
 from netc.runtime.states import States
-from netc.runtime.transfer import take_weights
+from netc.runtime.transfer import Source, take_weights
 from netc.schema.net import current_net, read_net
 from netc.schema.positions import Positions
-from netc.schema.weights import read_weights, write_weights
+from netc.schema.weights import open_weights, write_weights
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +55,9 @@ class Net:
     exclude rules ask for. weights: a weights file, or several. share_with: a net whose parameters this one
     uses where layer names agree. keep: "all" leaves every blob readable after a pass, "outputs" only the
     outputs and losses, in much less memory. backward: whether gradients will be asked for. seed: of fillers,
-    dropout and data; None: from the operating system. Raises NetcError.
+    dropout and data; None: from the operating system. backend: where it runs, by default where `share_with`
+    does, or on the CPU; math: what products are computed in, "fp32", "tf32", "bf16" or "fp16"; deterministic:
+    the same numbers from every run. Raises NetcError.
     """
 
     def __init__(
@@ -72,16 +76,24 @@ class Net:
         positions: Positions | None = None,
         arena: Arena | None = None,
         poison: bool = False,
+        backend: Backend | None = None,
+        math: str = "fp32",
+        deterministic: bool = False,
     ) -> None:
         if not isinstance(definition, pb.NetParameter):
             parsed = read_net(os.fspath(definition))
             definition, positions = parsed.message, parsed.positions
         definition = current_net(definition)
         self.seed = secrets.randbits(63) if seed is None else seed
-        self.backend = CpuBackend()
+        self.backend: Backend = backend or (share_with.backend if share_with is not None else CpuBackend())
         self.arena = arena or Arena(self.backend)
         self.demand = Demand(
-            backward=backward, keep_all=keep == "all", poison=poison, dtype=np.dtype(dtype).type
+            backward=backward,
+            math=math,
+            deterministic=deterministic,
+            keep_all=keep == "all",
+            poison=poison,
+            dtype=np.dtype(dtype).type,
         )
         self.sources: dict[str, Any] = {}
         self.states = States()
@@ -93,16 +105,16 @@ class Net:
         self._programs: OrderedDict[frozenset[Any], Program] = OrderedDict()
         try:
             graph = self._graph({})
-            lent = share_with.params if share_with is not None else {}
-            self._store = ParamStore(graph, lent, self.backend, self.demand.dtype, self.seed)
-            self._shapes: Shapes = _shapes_of(_fed(graph))
-            self._program = self._compile(graph, self._shapes)
+            lent = share_with._store.by_layer if share_with is not None else {}
+            self._store: ParamStore = ParamStore(graph, lent, self.backend, self.demand.dtype, self.seed)
+            shapes = _shapes_of(_fed(graph))
+            self._use(self._compile(graph, shapes), shapes)
         except BaseException:
             self.close()
             raise
         self.parameters = self._store.flat
         self.params: dict[str, list[Blob]] = self._store.blobs
-        self.debug_info = definition.debug_info
+        self.debug_info: bool = definition.debug_info
         self.callbacks = LayerCallbacks()
         self.blobs = self._make_blobs()
         watch.log_graph(graph)
@@ -170,14 +182,29 @@ class Net:
         tell(self.callbacks.after_forward, layer)
         return loss
 
+    def forward_backward(self) -> float:
+        """One forward and one backward pass over all layers; the loss."""
+        if self.callbacks.around_forward:
+            loss = self.forward()
+            self.backward()
+            return loss
+        self._run_layers(0, len(self.graph.nodes) - 1)
+        self.backward()  # before the loss is looked at: the device need not wait for that
+        return self._program.loss()
+
     def _forward(self, first: int, last: int) -> float:
+        self._run_layers(first, last)
+        return self._program.loss(self._chosen(first, last))
+
+    def _run_layers(self, first: int, last: int) -> None:
+        """One forward pass over the layers of these indices, through every change of shapes."""
         self.reshape()
+        self.backend.push()
         self._feed(first, last)
         begin, settled = first, None
         while change := self._run_forward(begin, last, settled):
             settled = self._follow(change)
             begin = self.graph.nodes.index(settled)
-        return self._loss(self._chosen(first, last))
 
     def _run_forward(self, first: int, last: int, settled: Node | None) -> ShapeChange | None:
         self._program.watcher = watch.log_step if self.debug_info else None
@@ -210,6 +237,7 @@ class Net:
         """Runs the layers of these indices backward, from `first` down to `last`, both included."""
         if not self.demand.backward:
             raise NetcError("this net was made without gradients", remedy="make it with backward=True")
+        self.backend.push()
         self._program.watcher = watch.log_step if self.debug_info else None
         if self.callbacks.around_backward:
             for layer in range(first, last - 1, -1):
@@ -241,16 +269,6 @@ class Net:
         whole = first == 0 and last == len(self.graph.nodes) - 1
         return None if whole else self.graph.nodes[first : last + 1]
 
-    def _loss(self, nodes: list[Node] | None) -> float:
-        ran = set(self.graph.nodes if nodes is None else nodes)
-        return sum(
-            value.loss_weight * float(self._program.data(value).sum())
-            for node in self.graph.nodes
-            if node in ran
-            for value in node.outputs
-            if value.loss_weight
-        )
-
     def clear_param_diffs(self) -> None:
         """Sets the gradients of all parameters to zero."""
         self.parameters.grad.fill(0)
@@ -258,7 +276,7 @@ class Net:
     def output_values(self) -> list[OutputValue]:
         """The outputs of the last forward pass."""
         return [
-            OutputValue(value.name, self._program.data(value), value.loss_weight)
+            OutputValue(value.name, self.backend.read(self._program.data(value)), value.loss_weight)
             for value in self.graph.outputs
         ]
 
@@ -280,7 +298,11 @@ class Net:
         if not self._reshaped:
             return
         reshaped, self._reshaped = self._reshaped, {}
-        old = {value.name: self._program.data(value) for node in self._inputs() for value in node.outputs}
+        old = {
+            value.name: self.backend.view(self._program.data(value))
+            for node in self._inputs()
+            for value in node.outputs
+        }
         self._switch(
             {
                 node.name: tuple(
@@ -290,7 +312,7 @@ class Net:
             }
         )
         for name, data in {**old, **reshaped}.items():
-            self._program.data(self._program.last_value(name))[...] = data
+            self.backend.write(self._program.data(self._program.last_value(name)), data)
 
     def reshape_input(self, blob: str, shape: Shape) -> None:
         """Gives the top of an Input layer another shape; the blobs behind it follow at the next `reshape` or
@@ -302,7 +324,7 @@ class Net:
                 expected=", ".join(self.inputs),
                 found=blob,
             )
-        self._reshaped[blob] = self.backend.xp.zeros(shape, self.demand.dtype)
+        self._reshaped[blob] = np.zeros(shape, self.demand.dtype)
 
     def _inputs(self) -> list[Node]:
         return _fed(self.graph)
@@ -320,8 +342,12 @@ class Net:
             program = self._compile(graph, shapes)
         self._programs.move_to_end(frozenset(shapes.items()))
         self.states.fit(program.graph, self.backend, self.demand.dtype)
-        self.states.bind(program)
+        self._use(program, shapes)
+
+    def _use(self, program: Program, shapes: Shapes) -> None:
+        """From now on runs this program, of these shapes."""
         self._program, self._shapes = program, shapes
+        self._feeds = feeds_of(program, self.sources)
 
     def _graph(self, shapes: Shapes) -> Graph:
         self._build.shapes = shapes
@@ -341,34 +367,23 @@ class Net:
 
     def _feed(self, first: int, last: int) -> None:
         """Pulls the next batch into the tops of every data source among the layers of these indices."""
-        if not self.sources:
-            return
-        feeding = {node.name for node in self.graph.nodes[first : last + 1]}
-        coming = {
-            name: tuple(tuple(top.shape) for top in source.tops)
-            for name, source in self.sources.items()
-            if name in feeding
-        }
-        shapes = self._input_shapes()
-        if any(shapes[name] != coming[name] for name in coming):
-            self._change_program(coming, first)
-        for node in self._inputs():
-            if node.name in coming:
-                for top, batch in zip(
-                    self._program.buffers[node].tops, self.sources[node.name].next(), strict=True
-                ):
-                    top[...] = batch
+        feeding = [feed for feed in self._feeds if first <= feed.place <= last]
+        if any(not feed.fits for feed in feeding):
+            self._change_program({feed.name: feed.coming for feed in feeding}, first)
+            feeding = [feed for feed in self._feeds if first <= feed.place <= last]
+        for feed in feeding:
+            feed.pull(self.backend)
 
     def share_params(self, other: Net) -> None:
         """From now on uses the values of another net's parameters, in the layers of the same name.
 
         Gradients stay each net's own. Raises NetcError where shapes differ; nothing has changed then.
         """
-        if not self._store.share(self.graph, other.params):
+        if not self._store.share(self.graph, other._store.by_layer):
             return
         blobs = self._program.memory
         self._programs.clear()
-        self._program = self._compile(self.graph, self._shapes)
+        self._use(self._compile(self.graph, self._shapes), self._shapes)
         self._program.memory[...] = blobs[: len(self._program.memory)]
 
     def weights(self) -> dict[str, list[np.ndarray]]:
@@ -377,11 +392,10 @@ class Net:
 
     def load_weights(self, path: str | os.PathLike[str]) -> None:
         """Takes the parameters of the layers that a weights file names as this net does."""
-        self.load_weights_from(read_weights(os.fspath(path)), os.fspath(path))
+        with open_weights(path) as weights:
+            self.load_weights_from(weights, os.fspath(path))
 
-    def load_weights_from(
-        self, weights: Mapping[str, Sequence[np.ndarray]], origin: str = "the weights"
-    ) -> None:
+    def load_weights_from(self, weights: Mapping[str, Sequence[Source]], origin: str = "the weights") -> None:
         """Takes parameters by layer name; logs every difference. Raises NetcError where shapes disagree."""
         owned: dict[str, list[bool]] = {}
         for param in self.graph.params():
@@ -399,9 +413,12 @@ class Net:
         def value() -> Value:
             return self._program.last_value(name)
 
+        def view(array: Array | None) -> Array | None:
+            return None if array is None else self.backend.view(array)
+
         return Blob(
-            lambda: self._reshaped[name] if name in self._reshaped else self._program.data(value()),
-            lambda: None if name in self._reshaped else self._program.diff(value()),
+            lambda: self._reshaped[name] if name in self._reshaped else view(self._program.data(value())),
+            lambda: None if name in self._reshaped else view(self._program.diff(value())),
             lambda shape: self.reshape_input(name, shape),
         )
 

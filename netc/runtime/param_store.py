@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from netc.backends.cpu import CpuBackend
+from netc.backends.backend import Backend
 from netc.errors import NetcError
 from netc.graph import Graph, Node, Param
 from netc.layer.filler import fill
@@ -22,13 +22,13 @@ from netc.runtime.transfer import borrow
 class ParamStore:
     """The parameters of a net.
 
-    flat: the arenas of those it owns; arrays: every layer's, by layer and index; blobs: the same as their
-    users see them, by layer. lent: another net's, used in the layers of the same name. Raises NetcError for
+    flat: the arenas of those it owns; arrays: every layer's, by layer and index; by_layer: the same, by layer;
+    blobs: the same as their users see them. lent: another net's, used in the layers of the same name. Raises NetcError for
     a filler that makes no sense, for lent parameters of another shape, and where memory does not suffice.
     """
 
     def __init__(
-        self, graph: Graph, lent: Mapping[str, list[Blob]], backend: CpuBackend, dtype: Any, seed: int
+        self, graph: Graph, lent: Mapping[str, list[ParamArrays]], backend: Backend, dtype: Any, seed: int
     ) -> None:
         owned = [param for param in graph.params() if param.owner is param and param.layer not in lent]
         with naming_the_largest(graph.nodes, param_elements):
@@ -36,16 +36,18 @@ class ParamStore:
         self.arrays: dict[tuple[str, int], ParamArrays] = {}
         for param, segment in zip(owned, self.flat.segments, strict=True):
             data = self.flat.view(self.flat.data, segment)
-            data[...] = backend.xp.asarray(_first_values(graph, param, dtype, seed))
+            backend.write(data, _first_values(graph, param, dtype, seed))
             self.arrays[param.layer, param.index] = ParamArrays(data, self.flat.view(self.flat.grad, segment))
+        self.by_layer: dict[str, list[ParamArrays]] = {}
         self.blobs: dict[str, list[Blob]] = {}
         for node in graph.nodes:
             for param in node.params:
                 self._find_memory(node, param, lent)
                 arrays = self.arrays[param.layer, param.index]
-                self.blobs.setdefault(node.name, []).append(_blob(arrays))
+                self.by_layer.setdefault(node.name, []).append(arrays)
+                self.blobs.setdefault(node.name, []).append(_blob(arrays, backend))
 
-    def _find_memory(self, node: Node, param: Param, lent: Mapping[str, list[Blob]]) -> None:
+    def _find_memory(self, node: Node, param: Param, lent: Mapping[str, list[ParamArrays]]) -> None:
         """A parameter that is not this layer's own lies in another net's memory, or in its owner's."""
         key = (param.layer, param.index)
         if param.layer in lent:
@@ -71,17 +73,17 @@ class ParamStore:
                         remedy="give inputs of one size (resize, crop), or pool globally before the layer",
                     )
 
-    def share(self, graph: Graph, blobs: Mapping[str, list[Blob]]) -> bool:
+    def share(self, graph: Graph, other: Mapping[str, list[ParamArrays]]) -> bool:
         """From now on uses these values in the layers of the same name; gradients stay this net's own.
 
         Returns whether anything lies elsewhere now. Raises NetcError where shapes differ; nothing has
         changed then.
         """
         lent = {
-            (param.layer, param.index): borrow(node, param.index, param.shape, blobs[node.name])
+            (param.layer, param.index): borrow(node, param.index, param.shape, other[node.name])
             for node in graph.nodes
             for param in node.params
-            if node.name in blobs
+            if node.name in other
         }
         if all(lent[key].data is self.arrays[key].data for key in lent):
             return False
@@ -109,5 +111,8 @@ def _first_values(graph: Graph, param: Param, dtype: Any, seed: int) -> np.ndarr
         raise
 
 
-def _blob(arrays: ParamArrays) -> Blob:
-    return Blob(lambda: arrays.data, lambda: arrays.diff)
+def _blob(arrays: ParamArrays, backend: Backend) -> Blob:
+    def diff() -> np.ndarray | None:
+        return None if arrays.diff is None else backend.view(arrays.diff)
+
+    return Blob(lambda: backend.view(arrays.data), diff)

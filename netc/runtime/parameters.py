@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from netc.backends.cpu import CpuBackend
+from netc.backends.backend import Backend
 from netc.graph import Param
 from netc.layer import Array, Shape
 from netc.layer.base import count
@@ -31,7 +31,7 @@ class Parameters:
     """`data` and `grad`: flat arrays that hold every owned parameter, in the order of the net; gaps hold
     zeros."""
 
-    def __init__(self, params: Iterable[Param], backend: CpuBackend, dtype: type) -> None:
+    def __init__(self, params: Iterable[Param], backend: Backend, dtype: type) -> None:
         self.segments: list[Segment] = []
         offset = 0
         for param in params:

@@ -89,6 +89,10 @@ class Program:
 
     def __post_init__(self) -> None:
         self._last = {value.name: value for value in self.graph.values()}
+        # What runs where nothing has to be looked at between steps: the same work, recorded where possible.
+        self._unwatched: dict[str, Sequence[Step]] = {}
+        self._asks_for_shapes = any(node.layer.shapes_by_value for node in self.graph.nodes)
+        self.losses: list[tuple[Node, float, Array]] = []
 
     def last_value(self, blob: str) -> Value:
         """What a blob holds when a pass is over."""
@@ -122,6 +126,15 @@ class Program:
                 self._bind_backward(form)
         for node in self.graph.nodes:
             node.layer.attach(self.buffers[node])
+        self.losses = [
+            (value.producer, value.loss_weight, self.data(value))
+            for value in self.graph.values()
+            if value.loss_weight
+        ]
+        self._unwatched = {
+            "forward": self.backend.record(self.forward_steps),
+            "backward": self.backend.record(self.backward_steps),
+        }
 
     def _bound(
         self, form: Form, make: Callable[[Buffers], Run | None], needs: Mapping[str, Scratch]
@@ -192,27 +205,42 @@ class Program:
         Stops before a node whose tops turn out to have other shapes, and says which. settled: a node that has
         been asked already, and whose shapes are this program's.
         """
-        return self._run(_of_nodes(self.forward_steps, nodes), settled)
+        return self._run("forward", nodes, settled)
 
     def backward(self, nodes: Sequence[Node] | None = None) -> None:
         """Runs the backward steps, of all nodes or of these; parameter gradients are added to."""
-        self._run(_of_nodes(self.backward_steps, nodes))
+        self._run("backward", nodes)
 
-    def _run(self, steps: Sequence[Step], settled: Node | None = None) -> ShapeChange | None:
+    def loss(self, nodes: Sequence[Node] | None = None) -> float:
+        """The weighted sum of what the losses among all nodes, or these, have come to."""
+        ran = None if nodes is None else set(nodes)
+        return sum(
+            weight * float(self.backend.read(array).sum())
+            for producer, weight, array in self.losses
+            if ran is None or producer in ran
+        )
+
+    def _run(
+        self, direction: str, nodes: Sequence[Node] | None, settled: Node | None = None
+    ) -> ShapeChange | None:
+        steps: Sequence[Step] = self.forward_steps if direction == "forward" else self.backward_steps
+        asks = self._asks_for_shapes and direction == "forward"
+        watched = self.watcher is not None or self.demand.poison or asks
+        if nodes is not None:
+            steps = _of_nodes(steps, nodes)
+        elif not watched:
+            steps = self._unwatched[direction]
         node = None
         try:
-            with np.errstate(all="ignore"):  # infinities and NaNs are numbers here, as in Caffe
+            # Infinities and NaNs are numbers here, as in Caffe.
+            with np.errstate(all="ignore"), self.backend.active():
                 for step in steps:
                     node = step.node
-                    if node.layer.shapes_by_value and step.direction == "forward" and node is not settled:
-                        shapes = tuple(node.layer.real_shapes(self.backend.xp, self.buffers[node]))
-                        if shapes != tuple(node.layer.top_shapes):
-                            return ShapeChange(node, shapes)
+                    if asks and (change := self._change_of_shape(node, settled)):
+                        return change
                     step.run()
-                    if self.watcher is not None:
-                        self.watcher(step, self.buffers[node])
-                    if self.demand.poison:
-                        self._poison(step)
+                    if watched:
+                        self._look_at(step)
         except NetcError as error:
             if node is not None:
                 error.at = error.at or node.location
@@ -229,6 +257,19 @@ class Program:
                 found=list(empty.shape),
             ) from error
         return None
+
+    def _change_of_shape(self, node: Node, settled: Node | None) -> ShapeChange | None:
+        if not node.layer.shapes_by_value or node is settled:
+            return None
+        shapes = tuple(node.layer.real_shapes(self.backend.xp, self.buffers[node]))
+        return ShapeChange(node, shapes) if shapes != tuple(node.layer.top_shapes) else None
+
+    def _look_at(self, step: Step) -> None:
+        """What a check, or the user, wants done after every step."""
+        if self.watcher is not None:
+            self.watcher(step, self.buffers[step.node])
+        if self.demand.poison:
+            self._poison(step)
 
     def take_over(self, other: Program, step: int) -> None:
         """Copies what is alive before this step of the forward pass from another program of the same net.
@@ -286,9 +327,7 @@ def _empty_blob(node: Node) -> Value | None:
     return next((value for value in (*node.inputs, *node.outputs) if 0 in value.shape), None)
 
 
-def _of_nodes(steps: list[Step], nodes: Sequence[Node] | None) -> list[Step]:
-    if nodes is None:
-        return steps
+def _of_nodes(steps: Sequence[Step], nodes: Sequence[Node]) -> list[Step]:
     chosen = set(nodes)
     return [step for step in steps if step.node in chosen]
 

@@ -4,25 +4,37 @@ from __future__ import annotations
 
 from typing import Any
 
-from netc.backends.cpu import CpuBackend
+import numpy as np
+
+from netc.backends.backend import Backend
 from netc.graph import Graph
-from netc.layer import Array
-from netc.runtime.program import Program
+from netc.layer import Array, Shape
+from netc.layer.base import count
 
 
 class States(dict[str, Array]):
-    """Arrays by "layer/state"; snapshots keep them."""
+    """Arrays by "layer/state"; snapshots keep them.
 
-    def fit(self, graph: Graph, backend: CpuBackend, dtype: Any) -> None:
+    The array of a state and a shape is always the same one, because programs are bound to it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._arrays: dict[tuple[str, Shape], Array] = {}
+
+    def fit(self, graph: Graph, backend: Backend, dtype: Any) -> None:
         """Makes the states that a graph's layers ask for; those of another shape begin anew, as zeros."""
         for node in graph.nodes:
             for name, scratch in node.layer.states.items():
                 key = f"{node.name}/{name}"
                 if key not in self or self[key].shape != scratch.shape:
-                    self[key] = backend.xp.zeros(scratch.shape, scratch.dtype or dtype)
+                    self[key] = self._begin(key, scratch.shape, scratch.dtype or dtype, backend)
 
-    def bind(self, program: Program) -> None:
-        """Gives a program that is used again the states of now."""
-        for node in program.graph.nodes:
-            for name in node.layer.states:
-                program.buffers[node].states[name] = self[f"{node.name}/{name}"]
+    def _begin(self, key: str, shape: Shape, dtype: Any, backend: Backend) -> Array:
+        array = self._arrays.get((key, shape))
+        if array is None:
+            nbytes = count(shape) * np.dtype(dtype).itemsize
+            array = backend.array(backend.allocate(nbytes, key), 0, shape, dtype)
+            self._arrays[key, shape] = array
+        array.fill(0)
+        return array

@@ -46,3 +46,9 @@ class CpuBackend(Backend):
 
     def write(self, array: np.ndarray, values: np.ndarray) -> None:
         array[...] = values
+
+    def view(self, array: np.ndarray) -> np.ndarray:
+        return array
+
+    def push(self) -> None:
+        """Nothing: views are the arrays themselves."""

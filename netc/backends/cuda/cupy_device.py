@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 import importlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import numpy as np
 
 from netc.backends.cuda.cubin import build_cubin, kernel_symbol
+from netc.backends.cuda.arrays import Owner
 from netc.backends.cuda.device import Argument, Device, DeviceProperties, Graph, Grid, Product
 from netc.backends.cuda.kernel import Kernel, Variant
 from netc.backends.cuda.memory import Allocation, Memory
@@ -86,7 +87,7 @@ class CupyDevice(Device):
 
     def __init__(self, index: int = 0) -> None:
         super().__init__()
-        self._cupy = cupy = import_cupy()
+        self._cupy = self.xp = cupy = import_cupy()
         count = device_count(cupy)
         if not 0 <= index < count:
             numbers = "GPU 0" if count == 1 else f"GPUs 0 to {count - 1}"
@@ -119,7 +120,20 @@ class CupyDevice(Device):
         except errors as error:
             raise NetcError(f"{self.properties.name} reports an error: {error}") from error
 
+    def temporaries(self) -> Callable[[], AbstractContextManager[Any]]:
+        pool = self._cupy.cuda.MemoryPool()
+        return functools.partial(self._cupy.cuda.using_allocator, pool.malloc)
+
     # ---- memory ----
+    def _as_array(self, owner: Owner) -> Any:
+        address, nbytes = owner.memory.address, owner.memory.nbytes
+        unowned = self._cupy.cuda.UnownedMemory(address, max(nbytes, 1), owner)
+        pointer = self._cupy.cuda.MemoryPointer(unowned, 0)
+        return self._cupy.ndarray((nbytes,), np.uint8, memptr=pointer)
+
+    def _address_of(self, array: Any) -> int:
+        return int(array.data.ptr)
+
     def free_bytes(self) -> int:
         with self.active():
             free, _ = self._runtime.memGetInfo()

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 
+from netc.backends.cuda.arrays import ArrayTable, Owner
 from netc.backends.cuda.kernel import Kernel, Variant
 from netc.backends.cuda.memory import Allocation, Memory
 from netc.errors import NetcError
@@ -45,10 +47,12 @@ class DeviceProperties:
 
 @dataclass(frozen=True)
 class Product:
-    """A matrix product C = alpha op(A) op(B) + beta C over dense row-major matrices.
+    """A matrix product C = relu(alpha op(A) op(B) + beta C + bias) over dense row-major matrices.
 
     op(A) is m x k, op(B) k x n, C m x n; trans_a: A lies in memory as k x m; trans_b: B lies as n x k;
-    math: "fp32" or "tf32".
+    math: "fp32", "tf32", "bf16" or "fp16", to which the factors are rounded (in memory they are fp32 always);
+    batch: so many products, whose matrices lie one behind the other; bias: "row" for one number to each row of
+    C, "column" for one to each column, the same for the whole batch; relu: its negative slope.
     """
 
     m: int
@@ -59,6 +63,9 @@ class Product:
     alpha: float = 1.0
     beta: float = 0.0
     math: str = "fp32"
+    batch: int = 1
+    bias: str | None = None
+    relu: float | None = None
 
 
 class Graph(ABC):
@@ -73,9 +80,11 @@ class Device(ABC):
     """One GPU, or what stands in for it. Work is asked for in order and may still run when a call returns."""
 
     properties: DeviceProperties
+    xp: ModuleType  # the array module of its memory
 
     def __init__(self) -> None:
         self.capturing = False
+        self._arrays = ArrayTable(self.free)
         self._kernels: dict[Variant, Kernel] = {}
 
     # ---- memory ----
@@ -89,6 +98,31 @@ class Device(ABC):
         if nbytes > free:
             raise self.out_of_memory(nbytes, free)
         return Memory(self._allocate(nbytes, name), 0, nbytes, name)
+
+    def allocate_array(self, nbytes: int, name: str = "memory") -> Any:
+        """Zeroed memory as an array of bytes of `xp`; it is freed when nothing uses the array any more."""
+        self._arrays.free_unused()
+        memory = self.allocate(nbytes, name)
+        self.fill(memory)
+        return self._as_array(self._arrays.add(memory))
+
+    def memory_of(self, array: Any, name: str | None = None) -> Memory:
+        """Where a contiguous array of this device lies; name: what reports call it."""
+        if not array.flags.c_contiguous:
+            raise NetcError("a kernel is given an array that is not contiguous", found=tuple(array.strides))
+        return self._arrays.find(self._address_of(array), array.nbytes, name)
+
+    def active(self) -> AbstractContextManager[None]:
+        """Within it, functions of `xp` work on this device, in the order of its other work."""
+        return nullcontext()
+
+    def temporaries(self) -> Callable[[], AbstractContextManager[Any]]:
+        """Makes a place for what functions of `xp` allocate, as contexts that may be entered again and again.
+
+        Once some work has run within it, recording the same work allocates nothing anew. The place lives as
+        long as its function.
+        """
+        return nullcontext
 
     def out_of_memory(self, planned: int, free: int) -> NetcError:
         """The error for a plan of `planned` bytes where `free` are left."""
@@ -169,8 +203,8 @@ class Device(ABC):
         self._launch(kernel, grid, block, arguments, shared)
 
     @abstractmethod
-    def gemm(self, product: Product, a: Memory, b: Memory, c: Memory) -> None:
-        """Computes a matrix product; `c` is read only where beta is not 0."""
+    def gemm(self, product: Product, a: Memory, b: Memory, c: Memory, bias: Memory | None = None) -> None:
+        """Computes a matrix product; `c` is read only where beta is not 0, `bias` where the product has one."""
 
     @abstractmethod
     def synchronise(self) -> None:
@@ -205,6 +239,12 @@ class Device(ABC):
         """Gives back what the device holds."""
 
     # ---- what a device does in its own way ----
+    @abstractmethod
+    def _as_array(self, owner: Owner) -> Any: ...
+
+    @abstractmethod
+    def _address_of(self, array: Any) -> int: ...
+
     @abstractmethod
     def _allocate(self, nbytes: int, name: str) -> Allocation: ...
 

@@ -11,6 +11,7 @@ from functools import partial
 
 import numpy as np
 
+from netc.backends.cuda.arrays import Owner
 from netc.backends.cuda.device import Argument, Device, DeviceProperties, Graph, Grid, Product
 from netc.backends.cuda.emulator.compiler import build_kernel
 from netc.backends.cuda.emulator.findings import faults
@@ -62,6 +63,8 @@ class EmulatedDevice(Device):
     Raises NetcError where kernels cannot be compiled on this machine.
     """
 
+    xp = np
+
     def __init__(
         self,
         index: int = 0,
@@ -94,6 +97,12 @@ class EmulatedDevice(Device):
         """The memory as bytes, for looking at; what is written here stays undefined for check mode."""
         pages: Pages = memory.allocation.handle
         return pages.bytes[memory.offset : memory.offset + memory.nbytes]
+
+    def _as_array(self, owner: Owner) -> np.ndarray:
+        return np.asarray(owner)
+
+    def _address_of(self, array: np.ndarray) -> int:
+        return array.ctypes.data
 
     def _allocate(self, nbytes: int, name: str) -> Allocation:
         pages = Pages(nbytes)
@@ -169,8 +178,8 @@ class EmulatedDevice(Device):
             )
         return Kernel(variant, library)
 
-    def gemm(self, product: Product, a: Memory, b: Memory, c: Memory) -> None:
-        launch_gemm(self, product, a, b, c)
+    def gemm(self, product: Product, a: Memory, b: Memory, c: Memory, bias: Memory | None = None) -> None:
+        launch_gemm(self, product, a, b, c, bias)
 
     def synchronise(self) -> None:
         self._refuse_in_capture("wait for the device")

@@ -1,0 +1,65 @@
+"""A GPU, or the emulator in its place: device memory, hand-written kernels, recorded work."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import numpy as np
+
+from netc.backends.backend import Backend
+from netc.backends.cuda.device import Device
+from netc.backends.cuda.forms import FORMS
+from netc.backends.cuda.host_views import HostViews
+from netc.backends.cuda.recording import record_steps
+from netc.backends.form import Form, Maker, Mode
+from netc.backends.step import Step
+from netc.graph import Node
+from netc.layer import Array
+
+
+class CudaBackend(Backend):
+    """Nets on one device."""
+
+    def __init__(self, device: Device) -> None:
+        self.device = device
+        self.name = device.properties.name
+        self.xp = device.xp
+        self._views = HostViews(device)
+
+    @property
+    def forms(self) -> Mapping[tuple[str, ...], Maker]:
+        return FORMS
+
+    def form(self, maker: Maker, nodes: Sequence[Node], mode: Mode) -> Form | None:
+        return maker(nodes, mode, self.device)
+
+    def allocate(self, nbytes: int, name: str = "memory") -> Array:
+        return self.device.allocate_array(nbytes, name)
+
+    def read(self, array: Array) -> np.ndarray:
+        values: np.ndarray = np.empty(array.shape, array.dtype)
+        return self.device.download(self.device.memory_of(array), values)
+
+    def write(self, array: Array, values: np.ndarray) -> None:
+        converted = np.broadcast_to(np.asarray(values, array.dtype), array.shape)
+        self.device.upload(self.device.memory_of(array), np.ascontiguousarray(converted))
+
+    def view(self, array: Array) -> np.ndarray:
+        return self._views.view(array)
+
+    def push(self) -> None:
+        self._views.push()
+
+    def active(self) -> AbstractContextManager[None]:
+        return self.device.active()
+
+    def record(self, steps: Sequence[Step]) -> Sequence[Step]:
+        return record_steps(self.device, steps)
+
+    def close(self) -> None:
+        self._views.forget()
+
+    def __repr__(self) -> str:
+        return f"CudaBackend({self.name})"

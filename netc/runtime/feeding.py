@@ -1,0 +1,47 @@
+"""Batches on their way from data sources into a program's arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from netc.backends.backend import Backend
+from netc.layer import Array, Shape
+from netc.runtime.program import Program
+
+
+@dataclass(frozen=True)
+class Feed:
+    """One data layer of a program: its place among the nodes, its source, and where batches go."""
+
+    place: int
+    name: str
+    source: Any
+    shapes: tuple[Shape, ...]
+    tops: list[Array]
+
+    @property
+    def coming(self) -> tuple[Shape, ...]:
+        """The shapes of the next batch."""
+        return tuple(tuple(top.shape) for top in self.source.tops)
+
+    @property
+    def fits(self) -> bool:
+        """Whether the next batch has the program's shapes."""
+        return self.coming == self.shapes
+
+    def pull(self, backend: Backend) -> None:
+        """Brings the next batch in."""
+        for top, batch in zip(self.tops, self.source.next(), strict=True):
+            backend.write(top, batch)
+
+
+def feeds_of(program: Program, sources: Mapping[str, Any]) -> list[Feed]:
+    """The data layers of a program, in order."""
+    return [
+        Feed(place, node.name, sources[node.name], tuple(value.shape for value in node.outputs), tops)
+        for place, node in enumerate(program.graph.nodes)
+        if node.name in sources
+        for tops in [program.buffers[node].tops]
+    ]
