@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Protocol
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class UpdateSpec:
     """A solver's rule over flat arrays.
 
-    type: the solver type; momentum2: RMSProp's is its rms_decay; l1: L1 regularisation in place of L2; clip: the
-    most that the gradients' L2 norm may be, negative for no limit; runs: (start, count, lr_mult, decay) of
+    type: the solver type; momentum2: RMSProp's is its rms_decay; l1: L1 regularisation in place of L2; clip:
+    the most that the gradients' L2 norm may be, negative for no limit; runs: (start, count, lr_mult, decay) of
     every stretch that is updated, decay being weight_decay * decay_mult.
     """
 
@@ -31,3 +34,18 @@ class Update(Protocol):
     def apply(self, iteration: int, rate: float) -> None:
         """Clips, divides by iter_size, regularises, applies the rule and subtracts; the gradients are left
         holding the updates. iteration: the number of updates made before; rate: the learning rate."""
+
+
+def log_clipping(norm: float, clip: float) -> float:
+    """What the gradients are scaled by where their L2 norm is `norm`; said in the log if it is below 1."""
+    if clip < 0 or not norm > clip:
+        return 1.0
+    scale = clip / norm
+    log.info(
+        "Gradient clipping: scaling down gradients (L2 norm %g > %g) by scale factor %g",
+        norm,
+        clip,
+        scale,
+        extra={"source": "sgd_solver.cpp:93"},
+    )
+    return scale

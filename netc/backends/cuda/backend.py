@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
 
 import numpy as np
 
@@ -13,8 +12,10 @@ from netc.backends.cuda.device import Device
 from netc.backends.cuda.forms import FORMS
 from netc.backends.cuda.host_views import HostViews
 from netc.backends.cuda.recording import record_steps
+from netc.backends.cuda.update import DeviceUpdate
 from netc.backends.form import Form, Maker, Mode
 from netc.backends.step import Step
+from netc.backends.update_spec import Update, UpdateSpec
 from netc.graph import Node
 from netc.layer import Array
 
@@ -57,6 +58,17 @@ class CudaBackend(Backend):
 
     def record(self, steps: Sequence[Step]) -> Sequence[Step]:
         return record_steps(self.device, steps)
+
+    def make_update(
+        self, spec: UpdateSpec, data: Array, grad: Array, history: Sequence[Array]
+    ) -> Update | None:
+        if data.dtype != np.float32 or not data.size:
+            return None
+        memory_of = self.device.memory_of
+        arrays = [memory_of(array, f"history {index}") for index, array in enumerate(history)]
+        return DeviceUpdate(
+            self.device, spec, memory_of(data, "parameters"), memory_of(grad, "gradients"), arrays
+        )
 
     def close(self) -> None:
         self._views.forget()

@@ -13,6 +13,7 @@ import numpy as np
 from netc.backends.cuda.cubin import build_cubin, kernel_symbol
 from netc.backends.cuda.arrays import Owner
 from netc.backends.cuda.device import Argument, Device, DeviceProperties, Graph, Grid, Product
+from netc.backends.cuda.gemm import launch_gemm
 from netc.backends.cuda.kernel import Kernel, Variant
 from netc.backends.cuda.memory import Allocation, Memory
 from netc.backends.cuda.nvrtc import Nvrtc
@@ -21,7 +22,15 @@ from netc.errors import NetcError
 # Status codes of the CUDA runtime.
 DRIVER_TOO_OLD, NO_DEVICE, OUT_OF_MEMORY = 35, 100, 2
 STATIC_SHARED_BYTES = 48 * 1024  # what a kernel may have without asking for more
-MATH_MODES = {"fp32": "CUBLAS_DEFAULT_MATH", "tf32": "CUBLAS_TF32_TENSOR_OP_MATH"}
+MATH_MODES = {
+    "fp32": "CUBLAS_DEFAULT_MATH",
+    "tf32": "CUBLAS_TF32_TENSOR_OP_MATH",
+    "bf16": "CUBLAS_DEFAULT_MATH",
+    "fp16": "CUBLAS_DEFAULT_MATH",
+}
+# cublasComputeType_t of products of fp32 matrices by factors of 16 bits (CUBLAS_COMPUTE_32F_FAST_16F, ..._16BF)
+NARROW_COMPUTE = {"fp16": 74, "bf16": 75}
+CUDA_R_32F, DEFAULT_ALGORITHM = 0, -1
 WITHOUT_GPU = "run on the emulator with -gpu emulated, or on the CPU by leaving out -gpu"
 
 
@@ -189,9 +198,14 @@ class CupyDevice(Device):
         with self.active():
             function(grid, block, tuple(map(_as_cupy_takes_it, arguments)), shared_mem=shared_bytes)
 
-    def gemm(self, product: Product, a: Memory, b: Memory, c: Memory) -> None:
-        """By cuBLAS, whose matrices are column-major: it is given C' = B' A', which is the same memory."""
-        cublas = _import_cublas()
+    def gemm(self, product: Product, a: Memory, b: Memory, c: Memory, bias: Memory | None = None) -> None:
+        """By cuBLAS, whose matrices are column-major: it is given C' = B' A', which is the same memory.
+
+        Where more than the product is asked for, by one of netc's own kernels.
+        """
+        if product.bias is not None or product.relu is not None or bias is not None:
+            launch_gemm(self, product, a, b, c, bias)
+            return
         if product.math not in MATH_MODES:
             raise NetcError(
                 "there is no matrix product in this math mode",
@@ -200,18 +214,33 @@ class CupyDevice(Device):
             )
         for memory in (a, b, c):
             self._check_memory(memory, "multiply with")
+        with self.active():
+            self._cublas_gemm(_import_cublas(), product, a, b, c)
+
+    def _cublas_gemm(self, cublas: Any, product: Product, a: Memory, b: Memory, c: Memory) -> None:
         m, n, k = product.m, product.n, product.k
         row_of_a, row_of_b = m if product.trans_a else k, k if product.trans_b else n
         transposed = {False: cublas.CUBLAS_OP_N, True: cublas.CUBLAS_OP_T}
         alpha, beta = np.array(product.alpha, np.float32), np.array(product.beta, np.float32)
-        with self.active():
-            handle = self._cupy.cuda.device.get_cublas_handle()
-            cublas.setMathMode(handle, getattr(cublas, MATH_MODES[product.math]))
-            cublas.sgemm(
-                handle, transposed[product.trans_b], transposed[product.trans_a], n, m, k,
-                alpha.ctypes.data, b.address, max(row_of_b, 1), a.address, max(row_of_a, 1),
-                beta.ctypes.data, c.address, max(n, 1),
+        handle = self._cupy.cuda.device.get_cublas_handle()
+        cublas.setMathMode(handle, getattr(cublas, MATH_MODES[product.math]))
+        sizes = transposed[product.trans_b], transposed[product.trans_a], n, m, k, alpha.ctypes.data
+        pitch_a, pitch_b, pitch_c = max(row_of_a, 1), max(row_of_b, 1), max(n, 1)
+        if product.math in NARROW_COMPUTE:
+            cublas.gemmStridedBatchedEx(
+                handle, *sizes, b.address, CUDA_R_32F, pitch_b, k * n, a.address, CUDA_R_32F, pitch_a, m * k,
+                beta.ctypes.data, c.address, CUDA_R_32F, pitch_c, m * n, product.batch,
+                NARROW_COMPUTE[product.math], DEFAULT_ALGORITHM,
             )  # fmt: skip
+        elif product.batch != 1:
+            cublas.sgemmStridedBatched(
+                handle, *sizes, b.address, pitch_b, k * n, a.address, pitch_a, m * k,
+                beta.ctypes.data, c.address, pitch_c, m * n, product.batch,
+            )  # fmt: skip
+        else:
+            cublas.sgemm(
+                handle, *sizes, b.address, pitch_b, a.address, pitch_a, beta.ctypes.data, c.address, pitch_c
+            )
 
     def synchronise(self) -> None:
         self._refuse_in_capture("wait for the device")

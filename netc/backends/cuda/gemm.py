@@ -21,7 +21,7 @@ class Tile:
     """A block's share of the work.
 
     m, n, k: rows, columns and steps of a tile; inner_m, inner_n: rows and columns of a thread for "fp32", of
-    a warp for "tf32"; stages: the tiles under way at once.
+    a warp otherwise; stages: the tiles under way at once.
     """
 
     math: str
@@ -38,8 +38,8 @@ class Tile:
         return (self.m // self.inner_m) * (self.n // self.inner_n) * each
 
     def shared_bytes(self, trans_a: bool, trans_b: bool) -> int:
-        """Dynamic shared memory: gemm.cu's OperandTile, for all stages."""
-        if self.math == "fp32":
+        """Dynamic shared memory: gemm.cu's OperandTile, for all stages; the other kernels' is static."""
+        if self.math != "tf32":
             return 0
         a = self.k * (self.m + 8) if trans_a else self.m * (self.k + 4)
         b = self.n * (self.k + 4) if trans_b else self.k * (self.n + 8)
@@ -51,6 +51,10 @@ TILES = (
     Tile("fp32", 64, 64, 16, 4, 4),
     Tile("tf32", 128, 128, 16, 64, 32, stages=3),
     Tile("tf32", 64, 64, 16, 32, 32, stages=3),
+    Tile("bf16", 128, 128, 32, 64, 32),
+    Tile("bf16", 64, 64, 32, 32, 32),
+    Tile("fp16", 128, 128, 32, 64, 32),
+    Tile("fp16", 64, 64, 32, 32, 32),
 )
 
 
@@ -60,6 +64,9 @@ def _variant(tile: Tile, trans_a: bool, trans_b: bool, copied: int) -> Variant:
     name = f"gemm {tile.math} {tile.m}x{tile.n} {'T' if trans_a else 'N'}{'T' if trans_b else 'N'}"
     if tile.math == "fp32":
         return Variant(name, "gemm.cu", f"gemm_simt<{sizes}, {layouts}>", tile.threads)
+    if tile.math != "tf32":
+        expression = f"gemm_narrow<{tile.math}, {sizes}, {layouts}>"
+        return Variant(name, "gemm.cu", expression, tile.threads, architecture=80)
     return Variant(
         f"{name} copy {copied}",
         "gemm.cu",
@@ -85,40 +92,82 @@ def choose_tile(product: Product, processors: int) -> Tile:
     if not tiles:
         raise NetcError(
             "there is no matrix product in this math mode",
-            expected=" or ".join(sorted({tile.math for tile in TILES})),
+            expected=" or ".join(dict.fromkeys(tile.math for tile in TILES)),
             found=product.math,
         )
-    enough = (tile for tile in tiles if -(-product.m // tile.m) * -(-product.n // tile.n) >= processors)
+    enough = (tile for tile in tiles if blocks_of(product, tile) * product.batch >= processors)
     return next(enough, tiles[-1])
+
+
+def blocks_of(product: Product, tile: Tile) -> int:
+    """How many tiles one matrix C has."""
+    return -(-product.m // tile.m) * -(-product.n // tile.n)
+
+
+def is_packed(memory: Memory, columns: int) -> bool:
+    """Whether every row of a matrix begins at a multiple of 16 bytes and is a multiple of them."""
+    return memory.address % (COPIED_FLOATS[0] * FLOAT_BYTES) == 0 and columns % COPIED_FLOATS[0] == 0
 
 
 def copied_floats(product: Product, a: Memory, b: Memory) -> int:
     """How many floats of a row can be copied at once: 4 where all rows begin at multiples of 16 bytes."""
-    row_of_a = product.m if product.trans_a else product.k
-    row_of_b = product.k if product.trans_b else product.n
-    most = COPIED_FLOATS[0]
-    aligned = all(memory.address % (most * FLOAT_BYTES) == 0 for memory in (a, b))
-    return most if aligned and row_of_a % most == 0 and row_of_b % most == 0 else 1
+    return COPIED_FLOATS[0] if all(_packed_factors(product, a, b)) else COPIED_FLOATS[1]
 
 
 def launch_gemm(
-    device: Device, product: Product, a: Memory, b: Memory, c: Memory, tile: Tile | None = None
+    device: Device,
+    product: Product,
+    a: Memory,
+    b: Memory,
+    c: Memory,
+    bias: Memory | None = None,
+    tile: Tile | None = None,
 ) -> None:
     """Computes a product with one of netc's own kernels; `tile` overrides the choice."""
     m, n, k = product.m, product.n, product.k
     for memory, rows, columns in ((a, m, k), (b, k, n), (c, m, n)):
-        if memory.nbytes < rows * columns * FLOAT_BYTES:
-            raise NetcError(
-                f"{memory.name} is too small for its matrix",
-                expected=f"{rows} x {columns} floats",
-                found=f"{memory.nbytes:,} bytes",
-            )
-    if m == 0 or n == 0:
+        _check_room(memory, product.batch * rows, columns)
+    row_bias, column_bias = _biases(product, bias)
+    if m == 0 or n == 0 or product.batch == 0:
         return
     tile = tile or choose_tile(product, device.properties.processors)
     copied = copied_floats(product, a, b) if tile.math == "tf32" else 1
     kernel = device.load(VARIANTS[tile, product.trans_a, product.trans_b, copied])
-    blocks = -(-m // tile.m) * -(-n // tile.n)
+    slope = 1.0 if product.relu is None else product.relu
     arguments: list[Argument] = [np.int32(m), np.int32(n), np.int32(k)]
     arguments += [np.float32(product.alpha), a, b, np.float32(product.beta), c]
-    device.launch(kernel, (blocks,), (tile.threads,), arguments)
+    arguments += [row_bias, column_bias, np.float32(slope)]
+    if tile.math in ("bf16", "fp16"):
+        arguments += map(np.bool_, _packed_factors(product, a, b))
+    device.launch(kernel, (blocks_of(product, tile), product.batch), (tile.threads,), arguments)
+
+
+def _packed_factors(product: Product, a: Memory, b: Memory) -> tuple[bool, bool]:
+    """Whether A and B can be read 16 bytes at once."""
+    row_of_a = product.m if product.trans_a else product.k
+    row_of_b = product.k if product.trans_b else product.n
+    return is_packed(a, row_of_a), is_packed(b, row_of_b)
+
+
+def _biases(product: Product, bias: Memory | None) -> tuple[Memory | None, Memory | None]:
+    """The bias of rows and that of columns. Raises NetcError where it is not the one that is announced."""
+    sizes = {"row": product.m, "column": product.n}
+    if (product.bias is None) != (bias is None) or product.bias not in (None, *sizes):
+        raise NetcError(
+            "the bias of a matrix product is not as announced",
+            expected="memory where Product.bias is 'row' or 'column', None where it is None",
+            found=f"{product.bias!r} and {bias.name if bias else None}",
+        )
+    if bias is None or product.bias is None:
+        return None, None
+    _check_room(bias, 1, sizes[product.bias])
+    return (bias, None) if product.bias == "row" else (None, bias)
+
+
+def _check_room(memory: Memory, rows: int, columns: int) -> None:
+    if memory.nbytes < rows * columns * FLOAT_BYTES:
+        raise NetcError(
+            f"{memory.name} is too small for its matrix",
+            expected=f"{rows} x {columns} floats",
+            found=f"{memory.nbytes:,} bytes",
+        )

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from netc.backends.cuda.device import Device
+from netc.backends.cuda.device import Device, Graph
 from netc.backends.cuda.elementwise import FLOAT_BYTES, PACKS, THREADS, blocks_for, pack_of
 from netc.backends.cuda.kernel import Variant
 from netc.backends.cuda.memory import Memory
+from netc.backends.update_spec import UpdateSpec, log_clipping
+
+log = logging.getLogger(__name__)
 
 # UpdateChunk and UpdateScalars of kernels/update.cu.
 CHUNK = np.dtype(
@@ -103,3 +108,56 @@ def clip_gradients(
     device.launch(kernel, (blocks,), (THREADS,), (np.int64(count), gradient, sums))
     arguments = (np.int32(blocks), sums, np.float32(most), np.float32(scale), scalars)
     device.launch(device.load(CLIP_GRADIENTS), (1,), (THREADS,), arguments)
+
+
+class DeviceUpdate:
+    """A solver's update, bound to the arenas: recorded the second time it runs, replayed from then on."""
+
+    def __init__(
+        self, device: Device, spec: UpdateSpec, data: Memory, grad: Memory, history: Sequence[Memory]
+    ) -> None:
+        self._device, self._spec = device, spec
+        self._arrays = (data, grad, history)
+        self._constants = UpdateConstants(spec.momentum, spec.momentum2, spec.delta, spec.l1)
+        self._chunks = chunks_of(spec.runs)
+        self._chunk_memory = device.allocate(max(self._chunks.nbytes, 1), "update chunks")
+        device.upload(self._chunk_memory, self._chunks)
+        self._scalars = device.allocate(SCALARS.itemsize, "update scalars")
+        blocks = blocks_for(device, grad.nbytes // FLOAT_BYTES, 1)
+        self._sums = device.allocate(blocks * np.dtype(np.float64).itemsize, "sums of squares")
+        self._values = np.zeros(1, SCALARS)
+        self._warm = False
+        self._graph: Graph | None = None
+
+    def apply(self, iteration: int, rate: float) -> None:
+        """One update; `iteration` were made before, `rate` is the learning rate of this one."""
+        self._values[0] = (rate, 1 / self._spec.iter_size, self._correction(iteration + 1), 0)
+        self._device.upload(self._scalars, self._values)
+        if self._graph is None and self._warm:
+            with self._device.capture() as graphs:
+                self._run()
+            self._graph = graphs[0]
+        if self._graph is not None:
+            self._graph.replay()
+        else:
+            self._run()
+            self._warm = True
+        if self._spec.clip >= 0:
+            norm = float(self._device.download(self._scalars, self._values)[0]["norm"])
+            log_clipping(norm, self._spec.clip)
+
+    def _run(self) -> None:
+        data, grad, history = self._arrays
+        spec = self._spec
+        if spec.clip >= 0:
+            clip_gradients(self._device, grad, self._sums, self._scalars, spec.clip, 1 / spec.iter_size)
+        update(
+            self._device, spec.type, self._constants, self._chunks, self._chunk_memory, self._scalars,
+            data, grad, history,
+        )  # fmt: skip
+
+    def _correction(self, t: int) -> float:
+        """Adam's, of the bias of its averages after t updates."""
+        if self._spec.type != "Adam":
+            return 1.0
+        return math.sqrt(1 - self._spec.momentum2**t) / (1 - self._spec.momentum**t)

@@ -1,0 +1,26 @@
+"""Random streams on the device: a layer's key in them, and the kernel that moves its draw counter on."""
+
+from __future__ import annotations
+
+import zlib
+
+import numpy as np
+
+from netc.backends.cuda.device import Device
+from netc.backends.cuda.kernel import Variant
+from netc.backends.cuda.memory import Memory
+from netc.layer import Layer
+from netc.layer.random import MASK_64
+
+DRAWN = 8  # numbers that one call of kernels/stream.cuh gives
+VARIANTS = {"advance": Variant("advance_draw", "stream.cu", "advance_draw", 1)}
+
+
+def stream_key(layer: Layer) -> tuple[np.uint64, np.uint64]:
+    """The seed and the name by which kernels draw from the stream that layer/random.py has for this layer."""
+    return np.uint64(layer.seed & MASK_64), np.uint64(zlib.crc32(layer.name.encode()))
+
+
+def advance_draw(device: Device, draw: Memory) -> None:
+    """Adds 1 to the number of a layer's next draw, an int64."""
+    device.launch(device.load(VARIANTS["advance"]), (1,), (1,), (draw,))
