@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -10,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from netc.backends.form import Form, Maker, Mode
+from netc.backends.form import Form, Maker, Mode, ReferenceForm
 from netc.backends.step import Step
 from netc.backends.update_spec import Update, UpdateSpec
 from netc.graph import Node
@@ -57,6 +58,14 @@ class Backend(ABC):
     @abstractmethod
     def push(self) -> None:
         """Makes what users have written into views count."""
+
+    def elements(self, shape: Shape, layout: str) -> int:
+        """How many elements a value takes in a layout, padding included."""
+        return math.prod(shape)
+
+    def reorder(self, node: Node, served: Node) -> Form:
+        """The form of a Reorder node, which was put in for the node it serves."""
+        return ReferenceForm(node, self.xp, served)
 
     def active(self) -> AbstractContextManager[None]:
         """Within it, functions of `xp` work where this backend's arrays lie."""

@@ -1,8 +1,9 @@
-"""How a backend runs a chain of nodes: chosen by their shapes before memory is planned, bound to arrays after.
+"""How a backend runs a chain of nodes: chosen by their shapes before memory is planned, bound to arrays
+after.
 
 A chain is most often one node; fused forms run several, such as Convolution and ReLU. A backend's forms are
-rows of a table from a chain's layer types to a maker, which gives None where the shapes or options do not fit;
-the reference form, which runs a layer's own `forward` and `backward` over `xp`, fits every node.
+rows of a table from a chain's layer types to a maker, which gives None where shapes or options do not fit; the
+reference form, which runs a layer's own `forward` and `backward` over `xp`, fits every node.
 """
 
 from __future__ import annotations
@@ -26,13 +27,15 @@ NHWC = (
 )
 BLOCKED = "blocked"  # a backend's own; the array is the flat memory, padding included
 
+ANY_LAYOUT = ("Split",)  # layer types whose own meaning takes elements in whatever order they lie
+
 
 @dataclass(frozen=True)
 class Mode:
     """What is asked of a backend's forms.
 
-    backward: whether gradients are computed; layout: the layout that image-shaped values (four axes) should have
-    between forms that can work in it; math: "fp32", "tf32", "bf16" or "fp16"; deterministic: no sums whose
+    backward: whether gradients are computed; layout: the layout that image-shaped values (four axes) should
+    have between forms that can work in it; math: "fp32", "tf32", "bf16" or "fp16"; deterministic: no sums whose
     order hangs on timing.
     """
 
@@ -51,8 +54,9 @@ class Form:
     variant: what dumps call it; saved: arrays that forward leaves for backward; forward_workspace and
     backward_workspace: arrays that hold nothing before and after that direction's run (their contents are
     undefined when it begins); backward_bottoms, backward_tops: the bottoms and tops whose values backward
-    reads; bottom_layouts, top_layouts: how they lie, None for plain everywhere; capturable: whether its work may be recorded once and replayed, which needs that no decision is
-    made on the host and nothing is copied from or to it.
+    reads; bottom_layouts, top_layouts: how they lie, None for plain everywhere; capturable: whether its work
+    may be recorded once and replayed, which needs that no decision is made on the host and nothing is copied
+    from or to it.
     """
 
     variant: str = "reference"
@@ -88,6 +92,11 @@ class Form:
         """The first node of the chain."""
         return self.nodes[0]
 
+    @property
+    def served(self) -> Node:
+        """The node of the graph that this form runs, or runs for."""
+        return self.nodes[0]
+
     def forward(self, b: Buffers) -> Run | None:
         """The work of the forward pass on these arrays; None where there is nothing to do."""
         raise NotImplementedError
@@ -102,15 +111,23 @@ class Form:
 
 
 class ReferenceForm(Form):
-    """A layer's own `forward` and `backward` over `xp`."""
+    """A layer's own `forward` and `backward` over `xp`. served: as in `Form`, by default the node itself."""
 
-    def __init__(self, node: Node, xp: ModuleType) -> None:
+    def __init__(self, node: Node, xp: ModuleType, served: Node | None = None) -> None:
         super().__init__((node,))
+        self._served = served or node
         layer = node.layer
         self.xp = xp
         self.saved = layer.saved
         self.backward_bottoms, self.backward_tops = layer.backward_bottoms, layer.backward_tops
         self.capturable = not (layer.decides_on_host or layer.shapes_by_value)
+        if node.type in ANY_LAYOUT:
+            layout = node.inputs[0].layout
+            self.bottom_layouts, self.top_layouts = [layout], [layout] * len(node.outputs)
+
+    @property
+    def served(self) -> Node:
+        return self._served
 
     def forward(self, b: Buffers) -> Run | None:
         if self.node.layer.shares_data or isinstance(self.node.layer, SourceLayer):

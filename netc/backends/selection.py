@@ -1,17 +1,21 @@
-"""Which form runs which nodes: the longest chain of a backend's table that fits, else the layer's own meaning."""
+"""Which form runs which nodes: the longest chain of a backend's table that fits, else the layer's own
+meaning."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 from netc.backends.backend import Backend
-from netc.backends.form import Form, Mode, ReferenceForm
-from netc.graph import Graph, Node
+from netc.backends.form import PLAIN, Form, Mode, ReferenceForm
+from netc.backends.layout import insert_reorder, lay_out
+from netc.graph import Graph, Node, Value
 
 
 def select_forms(graph: Graph, backend: Backend, mode: Mode, fuse: bool) -> list[Form]:
-    """One form for each chain of nodes, in the order of the graph.
+    """One form for each chain of nodes, in the order of the graph, and between them the reorders that their
+    layouts need.
 
     fuse: whether a form may run several nodes; the values between them then have no memory.
     """
@@ -19,6 +23,9 @@ def select_forms(graph: Graph, backend: Backend, mode: Mode, fuse: bool) -> list
     place = 0
     while place < len(graph.nodes):
         form = _longest(graph, place, backend, mode, fuse)
+        forms += _reorders(form, backend)
+        for value, layout in zip(form.outputs, _layouts(form.top_layouts, form.outputs), strict=True):
+            lay_out(value, layout, backend)
         forms.append(form)
         place += len(form.nodes)
     return forms
@@ -33,14 +40,15 @@ def _longest(graph: Graph, place: int, backend: Backend, mode: Mode, fuse: bool)
         maker = backend.forms.get(tuple(node.type for node in chain))
         if maker is None or not is_chain(graph, chain):
             continue
-        if form := backend.form(maker, chain, mode):
+        shown = any(value in graph.outputs or value.loss_weight for value in chain[-1].outputs)
+        if form := backend.form(maker, chain, replace(mode, layout=PLAIN) if shown else mode):
             return form
     return ReferenceForm(nodes[place], backend.xp)
 
 
 def is_chain(graph: Graph, nodes: Sequence[Node]) -> bool:
-    """Whether each node's one output is read by the next node alone, as its first input, and nobody else wants
-    it; and whether either all of them run backward or none."""
+    """Whether each node's one output is read by the next node alone, as its first input, and nobody else
+    wants it; and whether either all of them run backward or none."""
     for node, following in pairwise(nodes):
         if len(node.outputs) != 1 or node.needs_backward != following.needs_backward:
             return False
@@ -50,3 +58,20 @@ def is_chain(graph: Graph, nodes: Sequence[Node]) -> bool:
         if value.loss_weight or value in graph.outputs:
             return False
     return True
+
+
+def _reorders(form: Form, backend: Backend) -> list[Form]:
+    """The forms that bring a form's bottoms into the layouts it wants."""
+    reorders: list[Form] = []
+    for index, layout in enumerate(_layouts(form.bottom_layouts, form.inputs)):
+        value = form.inputs[index]
+        if value.layout == layout:
+            continue
+        consumer = next(node for node in form.nodes if value in node.inputs)
+        node, form.inputs[index] = insert_reorder(value, consumer, layout, backend)
+        reorders.append(backend.reorder(node, served=consumer))
+    return reorders
+
+
+def _layouts(layouts: Sequence[str] | None, values: Sequence[Value]) -> Sequence[str]:
+    return [PLAIN] * len(values) if layouts is None else layouts

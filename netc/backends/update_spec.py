@@ -14,8 +14,8 @@ class UpdateSpec:
     """A solver's rule over flat arrays.
 
     type: the solver type; momentum2: RMSProp's is its rms_decay; l1: L1 regularisation in place of L2; clip:
-    the most that the gradients' L2 norm may be, negative for no limit; runs: (start, count, lr_mult, decay) of
-    every stretch that is updated, decay being weight_decay * decay_mult.
+    the most that the gradients' L2 norm may be, negative for no limit; runs: (start, count, lr_mult, decay)
+    of every stretch that is updated, decay being weight_decay * decay_mult.
     """
 
     type: str

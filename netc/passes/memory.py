@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from netc.graph import Graph, Node, Value
-from netc.layer import Scratch, Shape
+from netc.layer import Scratch
 from netc.layer.base import Indices, count
 
 ALIGNMENT = 64  # bytes: a cache line, and what vector loads on every backend want
@@ -22,7 +22,7 @@ Key = tuple[Any, str]  # (Value, "data" | "diff") or (Unit, name of a saved arra
 
 
 class Unit(Protocol):
-    """What runs as one step of each direction: a node, or a chain of nodes that a backend's form runs at once.
+    """What runs as one step of each direction: a node, or a chain of nodes that a form runs at once.
 
     Its saved arrays live from forward to backward, its workspaces during one step.
     """

@@ -22,9 +22,10 @@ from netc.runtime.transfer import borrow
 class ParamStore:
     """The parameters of a net.
 
-    flat: the arenas of those it owns; arrays: every layer's, by layer and index; by_layer: the same, by layer;
-    blobs: the same as their users see them. lent: another net's, used in the layers of the same name. Raises NetcError for
-    a filler that makes no sense, for lent parameters of another shape, and where memory does not suffice.
+    flat: the arenas of those it owns; arrays: every layer's, by layer and index; by_layer: the same, by
+    layer; blobs: the same as their users see them. lent: another net's, used in the layers of the same name.
+    Raises NetcError for a filler that makes no sense, for lent parameters of another shape, and where memory
+    does not suffice.
     """
 
     def __init__(

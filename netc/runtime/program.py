@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from netc.backends.backend import Backend
 from netc.backends.form import Form, Mode, Run
+from netc.backends.layout import view
 from netc.backends.selection import select_forms
 from netc.backends.step import Step
 from netc.errors import NetcError
@@ -102,13 +103,17 @@ class Program:
         """Where a value lies."""
         if (param := value.memory.param) is not None:
             return self.params[param.layer, param.index].data.reshape(value.shape)
-        return self._view(value.memory, "data", value.shape)
+        return self._value(value.memory, "data", value)
 
     def diff(self, value: Value) -> Array | None:
         """Where a value's gradient lies; None where the program computes none."""
         if (value.diff_memory, "diff") not in self.plan.buffers:
             return None
-        return self._view(value.diff_memory, "diff", value.shape)
+        return self._value(value.diff_memory, "diff", value)
+
+    def _value(self, owner: Value, kind: str, value: Value) -> Array:
+        offset = self.plan.buffers[owner, kind].offset
+        return view(self.backend, self.memory, offset, value, self.demand.dtype)
 
     def _view(self, owner: Any, kind: str, shape: tuple[int, ...], dtype: Any = None) -> Array:
         buffer = self.plan.buffers[owner, kind]
@@ -277,11 +282,9 @@ class Program:
         The two may lie in the same memory.
         """
         here: dict[Any, Any] = {}
-        ours = {form.node: form for form in self.forms}
-        for theirs, node in zip(other.graph.nodes, self.graph.nodes, strict=True):
-            here.update(zip(theirs.outputs, node.outputs, strict=True))
-            here[theirs] = ours.get(node)
-        here.update({form: here[form.node] for form in other.forms})
+        for theirs, ours in zip(other.forms, self.forms, strict=True):
+            here[theirs] = ours
+            here.update(zip(theirs.outputs, ours.outputs, strict=True))
         copies = []
         for (owner, kind), buffer in other.plan.buffers.items():
             place = self.plan.buffers.get((here[owner], kind))
@@ -329,7 +332,7 @@ def _empty_blob(node: Node) -> Value | None:
 
 def _of_nodes(steps: Sequence[Step], nodes: Sequence[Node]) -> list[Step]:
     chosen = set(nodes)
-    return [step for step in steps if step.node in chosen]
+    return [step for step in steps if step.form.served in chosen]
 
 
 def compile_program(

@@ -1,4 +1,4 @@
-"""A device's arrays as their users see them on the host: copies, brought up to date when they are asked for."""
+"""A device's arrays as their users see them on the host: copies, brought up to date when asked for."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ Place = tuple[int, tuple[int, ...], str]  # address, shape, type
 
 
 class HostViews:
-    """Copies of device arrays. As in Caffe, a copy that was handed out counts as written until the next `push`
-    has taken it to the device; from then on the device's values count."""
+    """Copies of device arrays. As in Caffe, a copy that was handed out counts as written until the next
+    `push` has taken it to the device; from then on the device's values count."""
 
     def __init__(self, device: Device) -> None:
         self._device = device
