@@ -11,18 +11,32 @@ from typing import Any
 
 import numpy as np
 
-from netc.backends.form import Form, Maker, Mode, ReferenceForm
+from netc.backends.form import PLAIN, Form, Maker, Mode, ReferenceForm
 from netc.backends.step import Step
 from netc.backends.update_spec import Update, UpdateSpec
+from netc.errors import NetcError
 from netc.graph import Node
 from netc.layer import Array, Shape
 
 
 class Backend(ABC):
-    """One place where nets run. `xp` is the array module of its memory: numpy, or cupy for a GPU."""
+    """A place where nets run, and how it computes.
+
+    xp: the array module of its memory, numpy, or cupy for a GPU. math: what products are computed in, "fp32",
+    "tf32", "bf16" or "fp16"; deterministic: whether every run gives the same bits. Raises NetcError for a
+    math that it does not have.
+    """
 
     name: str
     xp: ModuleType
+    maths: tuple[str, ...] = ("fp32",)
+
+    def __init__(self, math: str = "fp32", deterministic: bool = False) -> None:
+        self.math, self.deterministic = math, deterministic
+        if math not in self.maths:
+            raise NetcError(
+                f"{self.name} does not compute in {math!r}", expected=", ".join(self.maths), found=math
+            )
 
     @property
     @abstractmethod
@@ -58,6 +72,10 @@ class Backend(ABC):
     @abstractmethod
     def push(self) -> None:
         """Makes what users have written into views count."""
+
+    def layout(self, keep_all: bool) -> str:
+        """The layout that forms are asked to work in; keep_all: users look at every blob."""
+        return PLAIN
 
     def elements(self, shape: Shape, layout: str) -> int:
         """How many elements a value takes in a layout, padding included."""

@@ -29,7 +29,9 @@ class Reorder(Layer):
         b.tops[0][...] = b.bottoms[0]
 
     def backward(self, xp: ModuleType, b: Buffers) -> None:
-        b.bottom_grads[0][...] = b.top_grads[0]
+        (dx,), (dy,) = b.bottom_grads, b.top_grads
+        assert dx is not None
+        dx[...] = dy
 
 
 def view(backend: Backend, memory: Array, offset: int, value: Value, dtype: type) -> Array:

@@ -8,7 +8,7 @@ import logging
 from netc.cli.command import Command
 from netc.cli.flags import Flag, Flags, UsageError
 from netc.cli.image_flags import IMAGE_FLAGS, make_preparation, open_net, read_size
-from netc.cli.net_flags import choose_device, limit_threads
+from netc.cli.net_flags import limit_threads
 from netc.cli.table import Table
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,6 @@ def run(flags: Flags) -> int:
     for name in ("top", "batch"):
         if getattr(flags, name) < 1:
             raise UsageError(f"flag -{name} must be positive", found=getattr(flags, name))
-    choose_device(flags)
     limit_threads(flags)
     resize, crop = read_size(flags, "resize"), read_size(flags, "crop")
     from netc.tools.classify import best, classify, read_labels

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from netc.cli.command import Command
 from netc.cli.flags import Flag, Flags, UsageError
 from netc.cli.image_flags import IMAGE_FLAGS, make_preparation, open_net, read_mean_flags, without_net_log
-from netc.cli.net_flags import choose_device, limit_threads
+from netc.cli.net_flags import limit_threads
 from netc.cli.table import Table
 from netc.errors import NetcError
 
@@ -40,7 +40,6 @@ EXAMPLE = "netc detect -model deploy.prototxt -weights ssd.caffemodel -mean_valu
 
 def run(flags: Flags) -> int:
     """Finds objects and prints their boxes."""
-    choose_device(flags)
     limit_threads(flags)
     if not flags.positionals and not flags.windows:
         raise UsageError("netc detect needs images, or -windows", remedy=EXAMPLE)

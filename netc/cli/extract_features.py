@@ -29,9 +29,9 @@ def run(flags: Flags) -> int:
         )
     if not batches.isdigit() or not int(batches):
         raise UsageError("BATCHES must be a positive number", found=batches)
-    _check_device(device)
-    choose_device(flags, "extract_features.cpp:63")
+    flags.values["gpu"] = flags.gpu or _gpu_of(device)
     limit_threads(flags)
+    backend = choose_device(flags, "extract_features.cpp:63")
     from netc.proto import netc_pb2 as pb
     from netc.runtime import Net
     from netc.tools.features import KINDS, extract_features
@@ -47,6 +47,7 @@ def run(flags: Flags) -> int:
         stages=flags.stage,
         weights=weights,
         backward=False,
+        backend=backend,
     )
     try:
         log.info("Extracting Features", extra={"source": "extract_features.cpp:126"})
@@ -68,12 +69,13 @@ def _words(text: str) -> list[str]:
     return [part for part in text.split(",") if part]
 
 
-def _check_device(words: list[str]) -> None:
-    """Caffe's last arguments: CPU, or GPU and DEVICE_ID=0."""
+def _gpu_of(words: list[str]) -> str:
+    """Caffe's last arguments, CPU, or GPU and DEVICE_ID=0, as -gpu has it."""
     if words and words[0] not in DEVICES:
         raise UsageError("the seventh argument names the device", expected="CPU or GPU", found=words[0])
-    if words and words[0] == "GPU":
-        raise UsageError("there is no GPU backend yet", found="GPU", remedy="leave GPU out")
+    if not words or words[0] == "CPU":
+        return ""
+    return words[1].removeprefix("DEVICE_ID=") if len(words) > 1 else "0"
 
 
 COMMAND = Command(

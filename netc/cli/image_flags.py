@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from netc.cli.flags import Flag, Flags, UsageError
-from netc.cli.net_flags import NET_FLAGS, require
+from netc.cli.net_flags import NET_FLAGS, choose_device, require
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,10 +32,12 @@ IMAGE_FLAGS: Final = (
 
 
 def open_net(flags: Flags, example: str) -> Net:
-    """The net that the flags name, with its weights. Raises UsageError where one is missing."""
+    """The net that the flags name, with its weights, where they say. Raises UsageError where one is
+    missing."""
     model = require(flags, "model", example)
     if not flags.weights:
         require(flags, "weights", example)
+    backend = choose_device(flags)
     from netc.proto import netc_pb2 as pb
     from netc.runtime import Net
 
@@ -48,6 +50,7 @@ def open_net(flags: Flags, example: str) -> Net:
             weights=flags.weights,
             keep="outputs",
             backward=False,
+            backend=backend,
         )
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from netc.cli.flags import Flag, Flags, UsageError
-from netc.errors import NetcError
+
+if TYPE_CHECKING:
+    from netc.backends.backend import Backend
 
 log = logging.getLogger(__name__)
 
@@ -26,9 +28,9 @@ SHAPE_FLAG: Final = Flag(
 )
 NET_FLAGS: Final = (
     *LEVEL_FLAGS,
-    Flag(
-        "gpu", "string", "", "The GPU to run on. This version of netc computes on the CPU only.", metavar="ID"
-    ),
+    Flag("gpu", "string", "", "The GPU to run on, or emulated: its kernels on the CPU.", metavar="ID"),
+    Flag("math", "string", "fp32", "What a GPU multiplies in.", choices=("fp32", "tf32", "bf16", "fp16")),
+    Flag("deterministic", "bool", False, "Give the same bits in every run, where that costs speed."),
     Flag("threads", "int", 0, "Threads that compute; 0: all cores but one, which reads data.", metavar="N"),
 )
 THREAD_VARIABLES: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -54,14 +56,16 @@ def read_shapes(text: str) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def choose_device(flags: Flags, source: str = "") -> None:
-    """Logs where the net will run. Raises NetcError where -gpu asks for what there is not."""
-    wanted = flags.gpu.strip()
-    if wanted:
-        several = wanted == "all" or "," in wanted
-        what = "computing on several GPUs is not there yet" if several else "there is no GPU backend yet"
-        raise NetcError(what, found=f"-gpu {wanted}", remedy="leave out -gpu to use the CPU")
-    log.info("Use CPU.", extra={"source": source})
+def choose_device(flags: Flags, source: str = "") -> Backend:
+    """Where the net will run, which the log says. Raises NetcError where -gpu asks for what there is not."""
+    from netc.backends.open import open_backend
+
+    backend = open_backend(flags.gpu, math=flags.math, deterministic=flags.deterministic)
+    if flags.gpu.strip():
+        log.info("Using GPUs %s (%s)", flags.gpu, backend.name, extra={"source": source})
+    else:
+        log.info("Use CPU.", extra={"source": source})
+    return backend
 
 
 def limit_threads(flags: Flags) -> None:

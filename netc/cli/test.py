@@ -60,12 +60,20 @@ def run(flags: Flags) -> int:
         require(flags, "weights", EXAMPLE)
     if flags.iterations < 1:
         raise UsageError("flag -iterations must be positive", found=flags.iterations)
-    choose_device(flags, "caffe.cpp:275")
     limit_threads(flags)
+    backend = choose_device(flags, "caffe.cpp:275")
     from netc.proto import netc_pb2 as pb
     from netc.runtime import Net
 
-    net = Net(model, pb.TEST, level=flags.level, stages=flags.stage, keep="outputs", backward=False)
+    net = Net(
+        model,
+        pb.TEST,
+        level=flags.level,
+        stages=flags.stage,
+        keep="outputs",
+        backward=False,
+        backend=backend,
+    )
     try:
         for path in flags.weights:
             net.load_weights(path)

@@ -44,14 +44,22 @@ def run(flags: Flags) -> int:
     model = require(flags, "model", EXAMPLE)
     if flags.iterations < 1:
         raise UsageError("flag -iterations must be positive", found=flags.iterations)
-    choose_device(flags, "caffe.cpp:343")
     limit_threads(flags)
+    backend = choose_device(flags, "caffe.cpp:343")
     from netc.proto import netc_pb2 as pb
     from netc.runtime import Net
     from netc.tools.timing import measure
 
     phase = pb.Phase.Value(flags.phase)
-    net = Net(model, phase, level=flags.level, stages=flags.stage, keep="outputs", weights=flags.weights)
+    net = Net(
+        model,
+        phase,
+        level=flags.level,
+        stages=flags.stage,
+        keep="outputs",
+        weights=flags.weights,
+        backend=backend,
+    )
     try:
         _say("caffe.cpp:351", "Performing Forward")
         _say("caffe.cpp:356", "Initial loss: %g", net.forward())

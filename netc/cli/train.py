@@ -45,14 +45,20 @@ def run(flags: Flags) -> int:
     """Trains until max_iter, or until a signal stops the run after a snapshot."""
     require(flags, "solver", EXAMPLE)
     _check(flags)
-    choose_device(flags, "caffe.cpp:197")
     limit_threads(flags)
+    backend = choose_device(flags, "caffe.cpp:197")
     from netc.solver import get_solver, latest
 
     definition = _definition(flags)
     with ExitStack() as stack:
         hooks = _hooks(flags, stack)
-        solver = get_solver(definition, model=flags.model or None, weights=flags.weights or None, hooks=hooks)
+        solver = get_solver(
+            definition,
+            model=flags.model or None,
+            weights=flags.weights or None,
+            hooks=hooks,
+            backend=backend,
+        )
         stack.callback(solver.close)
         snapshot = latest(solver.param.snapshot_prefix) if flags.snapshot == "latest" else flags.snapshot
         if snapshot:

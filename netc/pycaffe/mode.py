@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
+from netc.backends.backend import Backend
+from netc.backends.open import open_backend
 from netc.errors import NetcError
 from netc.layer.registry import LAYER_TYPES
 
@@ -14,17 +17,42 @@ _SEED_STEP = 0x9E3779B1  # spreads the seeds of nets made one after another
 _solvers = {"count": 1, "rank": 0}
 
 
+_place: dict[str, Any] = {"device": 0, "gpu": False}
+_backends: dict[str, Backend] = {}
+
+
 def set_mode_cpu() -> None:
-    """Nets run on the CPU; they always do until `set_mode_gpu` finds a backend for a GPU."""
+    """Nets made from now on run on the CPU, as they do at first."""
+    _place["gpu"] = False
 
 
 def set_mode_gpu() -> None:
-    """Raises NetcError: nets do not run on a GPU yet."""
-    raise NetcError("nets do not run on a GPU yet", remedy="leave out set_mode_gpu(), or call set_mode_cpu()")
+    """Nets made from now on run on the GPU that `set_device` has chosen, number 0 by default.
+
+    Raises NetcError where there is none; netc.set_device("emulated") runs its kernels on the CPU.
+    """
+    _backend_of(_place["device"])
+    _place["gpu"] = True
 
 
-def set_device(device: int) -> None:
-    """Chooses the GPU that `set_mode_gpu` turns to; without effect on the CPU."""
+def set_device(device: int | str) -> None:
+    """Chooses the GPU that `set_mode_gpu` turns to, by number; "emulated" for the emulator."""
+    _place["device"] = device
+    if _place["gpu"]:
+        set_mode_gpu()
+
+
+def backend() -> Backend | None:
+    """Where a net that is made now runs; None for the CPU."""
+    return _backend_of(_place["device"]) if _place["gpu"] else None
+
+
+def _backend_of(device: int | str) -> Backend:
+    """The nets of one device share it."""
+    with _lock:
+        if str(device) not in _backends:
+            _backends[str(device)] = open_backend(device)
+        return _backends[str(device)]
 
 
 def set_random_seed(seed: int) -> None:

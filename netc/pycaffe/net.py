@@ -16,7 +16,7 @@ from netc.graph import Value
 from netc.proto import netc_pb2 as pb
 from netc.pycaffe.batches import Batches, batches, joined
 from netc.pycaffe.layer import LayerView
-from netc.pycaffe.mode import random_seed
+from netc.pycaffe.mode import backend, random_seed
 from netc.runtime import Blob
 from netc.runtime import Net as RuntimeNet
 from netc.runtime.callbacks import LayerCallback
@@ -67,6 +67,7 @@ class Net:
             stages=stages or (),
             weights=os.fspath(weights) if weights else None,
             seed=random_seed(),
+            backend=backend(),
         )
 
     def __del__(self) -> None:

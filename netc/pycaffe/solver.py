@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from netc.errors import NetcError
 from netc.proto import netc_pb2 as pb
-from netc.pycaffe.mode import random_seed
+from netc.pycaffe.mode import backend, random_seed
 from netc.pycaffe.net import Net
 from netc.solver import Hook
 from netc.solver import Solver as TrainingLoop
@@ -44,6 +44,7 @@ class Solver:
             weights=os.fspath(weights) if weights else None,
             hooks=[self._callbacks],
             keep="all",
+            backend=backend(),
         )
         self._net = Net.around(self._solver.net, self, trained=True)
         self._test_nets = [Net.around(net, self) for net in self._solver.test_nets]

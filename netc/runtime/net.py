@@ -55,9 +55,8 @@ class Net:
     exclude rules ask for. weights: a weights file, or several. share_with: a net whose parameters this one
     uses where layer names agree. keep: "all" leaves every blob readable after a pass, "outputs" only the
     outputs and losses, in much less memory. backward: whether gradients will be asked for. seed: of fillers,
-    dropout and data; None: from the operating system. backend: where it runs, by default where `share_with`
-    does, or on the CPU; math: what products are computed in, "fp32", "tf32", "bf16" or "fp16"; deterministic:
-    the same numbers from every run. Raises NetcError.
+    dropout and data; None: from the operating system. backend: where and how it computes, by default as
+    `share_with` does, or on the CPU. Raises NetcError.
     """
 
     def __init__(
@@ -77,8 +76,6 @@ class Net:
         arena: Arena | None = None,
         poison: bool = False,
         backend: Backend | None = None,
-        math: str = "fp32",
-        deterministic: bool = False,
     ) -> None:
         if not isinstance(definition, pb.NetParameter):
             parsed = read_net(os.fspath(definition))
@@ -89,8 +86,6 @@ class Net:
         self.arena = arena or Arena(self.backend)
         self.demand = Demand(
             backward=backward,
-            math=math,
-            deterministic=deterministic,
             keep_all=keep == "all",
             poison=poison,
             dtype=np.dtype(dtype).type,

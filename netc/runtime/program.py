@@ -49,17 +49,9 @@ class Demand:
     """What a program is compiled for."""
 
     backward: bool = True
-    math: str = "fp32"
-    deterministic: bool = False
     keep_all: bool = True  # every blob stays readable after a pass; else only outputs and losses
     poison: bool = False  # fill what is freed with NaN after every step: a check of the plan
     dtype: Any = np.float32
-
-    @property
-    def mode(self) -> Mode:
-        """What is asked of the backend's forms."""
-        return Mode(self.backward, math=self.math, deterministic=self.deterministic)
-
 
 @dataclass(frozen=True)
 class ShapeChange:
@@ -345,7 +337,8 @@ def compile_program(
 ) -> Program:
     """Plans the memory of a graph, binds its nodes to it, and makes the steps."""
     itemsize = np.dtype(demand.dtype).itemsize
-    forms = select_forms(graph, backend, demand.mode, fuse=not demand.keep_all)
+    mode = Mode(demand.backward, backend.layout(demand.keep_all), backend.math, backend.deterministic)
+    forms = select_forms(graph, backend, mode, fuse=not demand.keep_all)
     plan = plan_memory(graph, forms, backward=demand.backward, keep_all=demand.keep_all, itemsize=itemsize)
     memory = backend.allocate(plan.arena_bytes) if demand.keep_all else arena.reserve(plan.arena_bytes)
     program = Program(graph, forms, plan, memory, demand, backend, params)

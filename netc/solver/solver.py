@@ -10,6 +10,8 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
+from netc.backends.backend import Backend
+from netc.backends.cpu import CpuBackend
 from netc.proto import netc_pb2 as pb
 from netc.runtime import Net, OutputValue
 from netc.schema.state import SolverState, check_state_size
@@ -36,7 +38,7 @@ class Solver:
     definition: a solver prototxt's path or its message. model: a net to use in place of the solver's.
     weights: weights files to start from (after the definition's own `weights`). hooks: see
     `netc.solver.hooks`. keep: "outputs" keeps only what training needs; "all" leaves every blob of the nets
-    readable between steps.
+    readable between steps. backend: where and how it computes, the CPU by default.
 
     param: the definition; net, test_nets: the nets; iter: the number of updates made; lr: the rate of the
     last update; loss: the last iteration's loss (from before its update); smoothed_loss: its mean over
@@ -53,10 +55,12 @@ class Solver:
         weights: str | Sequence[str] | None = None,
         hooks: Iterable[Hook] = (),
         keep: str = "outputs",
+        backend: Backend | None = None,
     ) -> None:
         self.param = own_definition(definition, model)
         self.hooks = list(hooks)
         self.keep = keep
+        self.backend = backend or CpuBackend()
         self.iter = 0
         self.lr = 0.0
         self.loss = 0.0
@@ -79,7 +83,7 @@ class Solver:
         say("solver.cpp:57", "Solver scaffolding done.")
 
     def _check_device(self) -> None:
-        if self.param.solver_mode == pb.SolverParameter.GPU:
+        if self.param.solver_mode == pb.SolverParameter.GPU and isinstance(self.backend, CpuBackend):
             log.warning("solver_mode is GPU, but there is no GPU to run on: training on the CPU")
 
     def _choose_seed(self) -> int:
@@ -122,6 +126,7 @@ class Solver:
             seed=seed,
             positions=spec.positions,
             arena=train_net.arena if train_net else None,
+            backend=self.backend,
         )
         try:
             for path in (path for entry in self._weights for path in entry.split(",")):
@@ -247,8 +252,7 @@ class Solver:
         """Sums the gradients of `iter_size` batches, and takes their mean loss into the window."""
         loss = 0.0
         for _ in range(self.param.iter_size):
-            loss += self.net.forward()
-            self.net.backward()
+            loss += self.net.forward_backward()
         self.loss = loss / self.param.iter_size
         self._window.add(self.loss)
         if not math.isfinite(self.loss) and not self._warned_of_loss:

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Final
 
+import numpy as np
+
+from netc.backends.form import ReferenceForm
 from netc.graph import Graph, Node
 from netc.layer import Shape
 from netc.passes.memory import plan_memory
@@ -65,8 +68,9 @@ def summarize(sketched: Sketch) -> Summary:
         for node in graph.nodes
         if not _made_by_netc(node, graph)
     ]
+    units = [ReferenceForm(node, np) for node in graph.nodes]
     plans = {
-        backward: plan_memory(graph, backward=backward, keep_all=False, itemsize=VALUE_BYTES)
+        backward: plan_memory(graph, units, backward=backward, keep_all=False, itemsize=VALUE_BYTES)
         for backward in (False, True)
     }
     trains = any(node.needs_backward for node in graph.nodes)

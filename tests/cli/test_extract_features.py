@@ -67,7 +67,7 @@ def test_the_log_is_caffes(capsys: pytest.CaptureFixture[str]) -> None:
         (["conv,ip", "one_db", "2", "lmdb"], 2, "as many BLOBS as TARGETS"),
         (["ip", "db", "two", "lmdb"], 2, "BATCHES must be a positive number"),
         (["ip", "db", "2", "lmbd"], 2, "did you mean lmdb?"),
-        (["ip", "db", "2", "lmdb", "GPU"], 2, "no GPU"),
+        (["ip", "db", "2", "lmdb", "GPU", "DEVICE_ID=x"], 1, "names no device"),
         (["pool9", "db", "2", "lmdb"], 1, "the net has no blob 'pool9'"),
         (["ip", "resize_color", "2", "lmdb"], 1, "already exists"),
         (["ip"], 2, "WEIGHTS NET BLOBS TARGETS BATCHES KIND"),

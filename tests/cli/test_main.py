@@ -144,7 +144,7 @@ def test_usage_errors_exit_with_2(
 
 
 @pytest.mark.parametrize(
-    ("gpu", "said"), [("0", "no GPU backend yet"), ("0,1", "several GPUs"), ("all", "several GPUs")]
+    ("gpu", "said"), [("none", "names no device"), ("0,1", "several GPUs"), ("all", "several GPUs")]
 )
 @pytest.mark.parametrize("command", [["train", "-solver", "s"], ["test", "-model", "m", "-weights", "w"]])
 def test_an_explicit_gpu_fails_clearly(

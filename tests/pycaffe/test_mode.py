@@ -3,20 +3,57 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 import netc
 from netc import NetcError
+from netc.backends.cuda.emulator.compiler import why_unavailable
 from tests.pycaffe.own_process import run_python
 
+NET = """
+layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 3 } } }
+layer { name: "ip" type: "InnerProduct" bottom: "data" top: "ip"
+        inner_product_param { num_output: 2 weight_filler { type: "constant" value: 2 } } }
+"""
 
-def test_nets_run_on_the_cpu() -> None:
-    netc.set_mode_cpu()
-    netc.set_device(0)
-    with pytest.raises(NetcError, match="GPU") as caught:
+
+def run_net(tmp_path: Path) -> netc.Net:
+    (tmp_path / "net.prototxt").write_text(NET)
+    net = netc.Net(str(tmp_path / "net.prototxt"), netc.TEST)
+    net.blobs["data"].data[...] = [[1, 2, 3]]
+    net.forward()
+    np.testing.assert_array_equal(net.blobs["ip"].data, [[12, 12]])
+    net.params["ip"][0].data[0] = 1
+    np.testing.assert_array_equal(net.forward()["ip"], [[6, 12]])
+    return net
+
+
+@pytest.mark.skipif(why_unavailable() is not None, reason=f"no emulator: {why_unavailable()}")
+def test_nets_run_on_the_cpu_or_on_the_device_that_is_set(tmp_path: Path) -> None:
+    try:
+        netc.set_device("emulated")
+        assert run_net(tmp_path)._net.backend.name == "cpu"
         netc.set_mode_gpu()
-    assert "set_mode_cpu" in str(caught.value)
+        assert run_net(tmp_path)._net.backend.name == "emulated device 0"
+        netc.set_device("emulated:1")
+        assert run_net(tmp_path)._net.backend.name == "emulated device 1"
+        netc.set_mode_cpu()
+        assert run_net(tmp_path)._net.backend.name == "cpu"
+    finally:
+        netc.set_mode_cpu()
+        netc.set_device(0)
+
+
+def test_a_device_that_does_not_exist_is_refused_when_it_is_turned_to() -> None:
+    netc.set_device(99)
+    try:
+        with pytest.raises(NetcError):
+            netc.set_mode_gpu()
+    finally:
+        netc.set_device(0)
 
 
 def test_layer_types_are_listed() -> None:

@@ -27,13 +27,13 @@ def assert_parameters(solver: Solver, case: dict[str, Any], moment: str) -> None
 def record_losses(solver: Solver) -> list[float]:
     """The loss of every forward pass from now on."""
     losses: list[float] = []
-    forward = solver.net.forward
+    forward_backward = solver.net.forward_backward
 
     def recording() -> float:
-        losses.append(forward())
+        losses.append(forward_backward())
         return losses[-1]
 
-    solver.net.forward = recording  # type: ignore[method-assign, assignment]
+    solver.net.forward_backward = recording  # type: ignore[method-assign, assignment]
     return losses
 
 

@@ -23,10 +23,13 @@ from netc.layer import Array
 class CudaBackend(Backend):
     """Nets on one device."""
 
-    def __init__(self, device: Device) -> None:
+    maths = ("fp32", "tf32", "bf16", "fp16")
+
+    def __init__(self, device: Device, math: str = "fp32", deterministic: bool = False) -> None:
         self.device = device
         self.name = device.properties.name
         self.xp = device.xp
+        super().__init__(math, deterministic)
         self._views = HostViews(device)
 
     @property

@@ -1,0 +1,19 @@
+"""The backend that a user means: the CPU, a GPU by its number, or the emulator in its place."""
+
+from __future__ import annotations
+
+from netc.backends.backend import Backend
+from netc.backends.cpu import CpuBackend
+
+
+def open_backend(gpu: str | int = "", *, math: str = "fp32", deterministic: bool = False) -> Backend:
+    """gpu: a GPU's number or "emulated"; "" for the CPU. math, deterministic: see `Backend`.
+
+    Raises NetcError where there is no such device, or where it does not compute so.
+    """
+    if str(gpu).strip() == "":
+        return CpuBackend(math, deterministic)
+    from netc.backends.cuda.backend import CudaBackend
+    from netc.backends.cuda.open import open_device
+
+    return CudaBackend(open_device(gpu), math, deterministic)
