@@ -15,3 +15,11 @@ DEVICE void for_each_pack(int64 n, const Body& body) {
   if constexpr (COUNT > 1)
     for (int64 i = n / COUNT * COUNT + first; i < n; i += step) body(i, PackOf<1>{});
 }
+// The same where it is known at run time only whether all addresses allow packs: one kernel then serves both cases.
+template <int COUNT, class Body>
+DEVICE void for_each_pack(bool packed, int64 n, const Body& body) {
+  if (packed)
+    for_each_pack<COUNT>(n, body);
+  else
+    for_each_pack<1>(n, body);
+}

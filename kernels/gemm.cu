@@ -1,9 +1,13 @@
-// C = alpha op(A) op(B) + beta C over dense row-major matrices; op(A) is m x k, op(B) k x n, C m x n.
+// C = relu(alpha op(A) op(B) + beta C + bias) over dense row-major matrices; op(A) is m x k, op(B) k x n, C m x n.
 //
-// Layout: A lies as m x k, or as k x m with TRANS_A; B as k x n, or as n x k with TRANS_B. With beta = 0 C is not read.
-// Mapping: one block for a tile of BM x BN of C, tiles of a row of C next to each other; the k axis in steps of BK.
+// Layout: A lies as m x k, or as k x m with TRANS_A; B as k x n, or as n x k with TRANS_B; products of a batch one
+// behind the other. With beta = 0 C is not read. A bias of rows or columns may be null; slope = 1 is no ReLU.
+// Mapping: one block for a tile of BM x BN of C, tiles of a row of C next to each other; the k axis in steps of BK;
+// blockIdx.y is the product of the batch.
 // Bound: 2 m n k FLOPs; a block reads (BM + BN) k floats for BM BN results.
 #include "netc.cuh"
+#include "fragments.cuh"
+#include "relu.cuh"
 
 struct Tile {
   int row, column;
@@ -14,8 +18,24 @@ DEVICE Tile tile_of_block(int n) {
   const unsigned across = divide_up(n, BN);
   return {static_cast<int>(blockIdx.x / across) * BM, static_cast<int>(blockIdx.x % across) * BN};
 }
-DEVICE void store_result(float* c, int64 at, float alpha, float sum, float beta) {
-  c[at] = beta == 0 ? alpha * sum : alpha * sum + beta * c[at];
+// What becomes of a sum before it is stored.
+struct Epilogue {
+  float alpha, beta;
+  const float *row_bias, *column_bias;
+  float slope;
+  DEVICE void store(float* c, int row, int column, int n, float sum) const {
+    const int64 at = int64(row) * n + column;
+    float y = alpha * sum;
+    if (beta != 0) y += beta * c[at];
+    if (row_bias) y += row_bias[row];
+    if (column_bias) y += column_bias[column];
+    c[at] = relu(y, slope);
+  }
+};
+// This block's matrix of a batch.
+template <class T>
+DEVICE T* matrix_of_block(T* first, int rows, int columns) {
+  return first + blockIdx.y * int64(rows) * columns;
 }
 
 // fp32 on the ordinary cores. A thread computes TM x TN results, in groups of 4 neighbouring rows and columns that lie
@@ -24,7 +44,8 @@ DEVICE void store_result(float* c, int64 at, float alpha, float sum, float beta)
 template <int BM, int BN, int BK, int TM, int TN, bool TRANS_A, bool TRANS_B>
 __global__ void __launch_bounds__(BM / TM * (BN / TN))
 gemm_simt(int m, int n, int k, float alpha, const float* __restrict__ a, const float* __restrict__ b, float beta,
-          float* __restrict__ c) {
+          float* __restrict__ c, const float* __restrict__ row_bias, const float* __restrict__ column_bias,
+          float slope) {
   constexpr int THREADS = BM / TM * (BN / TN), ACROSS = BN / TN, PAD = 4;
   constexpr int A_EACH = BM * BK / THREADS, B_EACH = BN * BK / THREADS;
   constexpr int ROW_GROUP = BM * 4 / TM, COLUMN_GROUP = BN * 4 / TN;
@@ -33,6 +54,10 @@ gemm_simt(int m, int n, int k, float alpha, const float* __restrict__ a, const f
   __shared__ __align__(16) float b_tile[2][BK][BN + PAD];
   const int thread = threadIdx.x, row = thread / ACROSS * 4, column = thread % ACROSS * 4;
   const Tile tile = tile_of_block<BM, BN>(n);
+  const Epilogue epilogue{alpha, beta, row_bias, column_bias, slope};
+  a = matrix_of_block(a, m, k);
+  b = matrix_of_block(b, k, n);
+  c = matrix_of_block(c, m, n);
   float a_next[A_EACH], b_next[B_EACH], sums[TM][TN] = {};
 
   // Element e of a tile: which step along k, and which row or column; neighbours in memory go to neighbouring threads.
@@ -93,7 +118,7 @@ gemm_simt(int m, int n, int k, float alpha, const float* __restrict__ a, const f
     for (int j = 0; j < TN; ++j) {
       const int r = tile.row + i / 4 * ROW_GROUP + row + i % 4;
       const int col = tile.column + j / 4 * COLUMN_GROUP + column + j % 4;
-      if (r < m && col < n) store_result(c, int64(r) * n + col, alpha, sums[i][j], beta);
+      if (r < m && col < n) epilogue.store(c, r, col, n, sums[i][j]);
     }
 }
 
@@ -126,7 +151,8 @@ struct OperandTile {
 template <int BM, int BN, int BK, int WM, int WN, int STAGES, bool TRANS_A, bool TRANS_B, int COUNT>
 __global__ void __launch_bounds__(BM / WM * (BN / WN) * 32)
 gemm_tf32(int m, int n, int k, float alpha, const float* __restrict__ a, const float* __restrict__ b, float beta,
-          float* __restrict__ c) {
+          float* __restrict__ c, const float* __restrict__ row_bias, const float* __restrict__ column_bias,
+          float slope) {
   constexpr int THREADS = BM / WM * (BN / WN) * 32, TM = WM / 16, TN = WN / 8;
   using A = OperandTile<BM, BK, TRANS_A>;
   using B = OperandTile<BN, BK, !TRANS_B>;
@@ -134,6 +160,10 @@ gemm_tf32(int m, int n, int k, float alpha, const float* __restrict__ a, const f
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, q = lane % 4;
   const int warp_row = warp / (BN / WN) * WM, warp_column = warp % (BN / WN) * WN;
   const Tile tile = tile_of_block<BM, BN>(n);
+  const Epilogue epilogue{alpha, beta, row_bias, column_bias, slope};
+  a = matrix_of_block(a, m, k);
+  b = matrix_of_block(b, k, n);
+  c = matrix_of_block(c, m, n);
   float sums[TM][TN][4] = {};
 
   auto copy_step = [&](int step) {
@@ -187,6 +217,113 @@ gemm_tf32(int m, int n, int k, float alpha, const float* __restrict__ a, const f
       for (int e = 0; e < 4; ++e) {
         const int r = tile.row + warp_row + i * 16 + g + e / 2 * 8;
         const int col = tile.column + warp_column + j * 8 + 2 * q + e % 2;
-        if (r < m && col < n) store_result(c, int64(r) * n + col, alpha, sums[i][j][e], beta);
+        if (r < m && col < n) epilogue.store(c, r, col, n, sums[i][j][e]);
+      }
+}
+
+// A tile of an operand in 16 bits: fetched from memory as floats, kept in shared memory as T. Its pitch is an odd
+// number of 16 bytes, which keeps the rows that ldmatrix reads in different banks.
+template <class T, int SIDE, int K, bool K_IS_ROW, int THREADS>
+struct NarrowTile {
+  static constexpr int rows = K_IS_ROW ? K : SIDE, columns = K_IS_ROW ? SIDE : K, pitch = columns + 8;
+  static constexpr int QUADS = rows * columns / (4 * THREADS);
+  static_assert(rows * columns % (4 * THREADS) == 0 && pitch / 8 % 2 == 1);
+  Packed<float, 4> next[QUADS];
+
+  // `packed`: every row begins at a multiple of 16 bytes and is a multiple of them.
+  DEVICE void fetch(const float* matrix, int row0, int column0, int row_count, int column_count, bool packed) {
+#pragma unroll
+    for (int i = 0; i < QUADS; ++i) {
+      const int e = (i * THREADS + threadIdx.x) * 4, r = row0 + e / columns, col = column0 + e % columns;
+      const float* source = matrix + int64(r) * column_count + col;
+      const int left = r < row_count ? column_count - col : 0;
+      if (packed) {
+        next[i] = left > 0 ? load_packed<4>(source) : Packed<float, 4>{};
+      } else {
+#pragma unroll
+        for (int j = 0; j < 4; ++j) next[i].v[j] = j < left ? source[j] : 0.0f;
+      }
+    }
+  }
+  DEVICE void keep(T* tile) const {
+#pragma unroll
+    for (int i = 0; i < QUADS; ++i) {
+      const int e = (i * THREADS + threadIdx.x) * 4;
+      const Packed<unsigned, 2> both = {
+          {narrow_pair<T>(next[i].v[0], next[i].v[1]), narrow_pair<T>(next[i].v[2], next[i].v[3])}};
+      store_packed<2>(reinterpret_cast<unsigned*>(tile + e / columns * pitch + e % columns), both);
+    }
+  }
+};
+
+// 16 bits (T is bf16 or fp16) on the tensor cores (sm_80), of fp32 matrices: their numbers are rounded on the way to
+// shared memory, sums stay fp32. A warp computes WM x WN results from fragments of 16 x 8 x 16; while a step is
+// computed the next one's numbers wait in registers.
+template <class T, int BM, int BN, int BK, int WM, int WN, bool TRANS_A, bool TRANS_B>
+__global__ void __launch_bounds__(BM / WM * (BN / WN) * 32)
+gemm_narrow(int m, int n, int k, float alpha, const float* __restrict__ a, const float* __restrict__ b, float beta,
+            float* __restrict__ c, const float* __restrict__ row_bias, const float* __restrict__ column_bias,
+            float slope, bool a_packed, bool b_packed) {
+  constexpr int THREADS = BM / WM * (BN / WN) * 32, TM = WM / 16, TN = WN / 8;
+  using A = NarrowTile<T, BM, BK, TRANS_A, THREADS>;
+  using B = NarrowTile<T, BN, BK, !TRANS_B, THREADS>;
+  __shared__ __align__(16) T a_tile[2][A::rows * A::pitch];
+  __shared__ __align__(16) T b_tile[2][B::rows * B::pitch];
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, q = lane % 4;
+  const int warp_row = warp / (BN / WN) * WM, warp_column = warp % (BN / WN) * WN;
+  const Tile tile = tile_of_block<BM, BN>(n);
+  const Epilogue epilogue{alpha, beta, row_bias, column_bias, slope};
+  a = matrix_of_block(a, m, k);
+  b = matrix_of_block(b, k, n);
+  c = matrix_of_block(c, m, n);
+  A a_next;
+  B b_next;
+  float sums[TM][TN][4] = {};
+
+  auto fetch = [&](int k0) {
+    a_next.fetch(a, TRANS_A ? k0 : tile.row, TRANS_A ? tile.row : k0, TRANS_A ? k : m, TRANS_A ? m : k, a_packed);
+    b_next.fetch(b, TRANS_B ? tile.column : k0, TRANS_B ? k0 : tile.column, TRANS_B ? n : k, TRANS_B ? k : n, b_packed);
+  };
+  auto multiply = [&](int slot) {
+#pragma unroll
+    for (int kk = 0; kk < BK; kk += 16) {
+      unsigned x[4], y[TN][2];
+#pragma unroll
+      for (int j = 0; j < TN; j += 2)
+        load_b_fragments<!TRANS_B>(y[j], y[j + 1], b_tile[slot], B::pitch, warp_column + j * 8, kk);
+#pragma unroll
+      for (int i = 0; i < TM; ++i) {
+        load_a_fragment<TRANS_A>(x, a_tile[slot], A::pitch, warp_row + i * 16, kk);
+#pragma unroll
+        for (int j = 0; j < TN; ++j) mma_m16n8k16<T>(sums[i][j], x, y[j]);
+      }
+    }
+  };
+
+  fetch(0);
+  a_next.keep(a_tile[0]);
+  b_next.keep(b_tile[0]);
+  __syncthreads();
+  int slot = 0;
+  for (int k0 = 0; k0 < k; k0 += BK, slot ^= 1) {
+    const bool more = k - k0 > BK;
+    if (more) fetch(k0 + BK);
+    multiply(slot);
+    if (more) {
+      a_next.keep(a_tile[slot ^ 1]);
+      b_next.keep(b_tile[slot ^ 1]);
+    }
+    __syncthreads();
+  }
+
+#pragma unroll
+  for (int i = 0; i < TM; ++i)
+#pragma unroll
+    for (int j = 0; j < TN; ++j)
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        const int r = tile.row + warp_row + i * 16 + g + e / 2 * 8;
+        const int col = tile.column + warp_column + j * 8 + 2 * q + e % 2;
+        if (r < m && col < n) epilogue.store(c, r, col, n, sums[i][j][e]);
       }
 }

@@ -2,9 +2,11 @@
 #pragma once
 
 struct fp16 {
+  static constexpr bool IS_BF16 = false;
   unsigned short bits;
 };
 struct bf16 {
+  static constexpr bool IS_BF16 = true;
   unsigned short bits;
 };
 
@@ -53,5 +55,20 @@ DEVICE unsigned to_tf32(float x) {
   const unsigned bits = __float_as_uint(x);
   const bool finite = (bits & 0x7f800000u) != 0x7f800000u;
   return finite ? (bits + 0x1000u) & 0xffffe000u : bits;
+#endif
+}
+
+// Two numbers rounded to T (fp16 or bf16), the first in the lower half: a register of a matrix operand (sm_80).
+template <class T>
+DEVICE unsigned narrow_pair(float low, float high) {
+#if NETC_GPU
+  unsigned result;
+  if constexpr (T::IS_BF16)
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(result) : "f"(high), "f"(low));
+  else
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(result) : "f"(high), "f"(low));
+  return result;
+#else
+  return from_float<T>(low).bits | static_cast<unsigned>(from_float<T>(high).bits) << 16;
 #endif
 }

@@ -93,6 +93,10 @@ class Backend(ABC):
         """The same work in fewer steps, where the backend can record it once and replay it."""
         return steps
 
+    def trace(self, step: Step) -> Sequence[str]:
+        """What a step asks for, piece by piece, for those who look at the program; it is not run."""
+        return ()
+
     def make_update(
         self, spec: UpdateSpec, data: Array, grad: Array, history: Sequence[Array]
     ) -> Update | None:

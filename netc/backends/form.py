@@ -105,6 +105,9 @@ class Form:
         """The work of the backward pass: writes `b.bottom_grads`, adds to `b.param_grads`."""
         raise NotImplementedError
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({' + '.join(node.name for node in self.nodes)}, {self.variant})"
+
     def flops(self) -> int:
         """Floating-point operations of one forward; 0 where nobody counts them."""
         return 0

@@ -24,7 +24,10 @@ def select_forms(graph: Graph, backend: Backend, mode: Mode, fuse: bool) -> list
     while place < len(graph.nodes):
         form = _longest(graph, place, backend, mode, fuse)
         forms += _reorders(form, backend)
-        for value, layout in zip(form.outputs, _layouts(form.top_layouts, form.outputs), strict=True):
+        layouts = _layouts(form.top_layouts, form.outputs)
+        for node in form.nodes[:-1]:  # what follows in place lies in the memory of these
+            lay_out(node.outputs[0], layouts[0], backend)
+        for value, layout in zip(form.outputs, layouts, strict=True):
             lay_out(value, layout, backend)
         forms.append(form)
         place += len(form.nodes)

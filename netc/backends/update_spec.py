@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from typing import Protocol
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -34,18 +31,3 @@ class Update(Protocol):
     def apply(self, iteration: int, rate: float) -> None:
         """Clips, divides by iter_size, regularises, applies the rule and subtracts; the gradients are left
         holding the updates. iteration: the number of updates made before; rate: the learning rate."""
-
-
-def log_clipping(norm: float, clip: float) -> float:
-    """What the gradients are scaled by where their L2 norm is `norm`; said in the log if it is below 1."""
-    if clip < 0 or not norm > clip:
-        return 1.0
-    scale = clip / norm
-    log.info(
-        "Gradient clipping: scaling down gradients (L2 norm %g > %g) by scale factor %g",
-        norm,
-        clip,
-        scale,
-        extra={"source": "sgd_solver.cpp:93"},
-    )
-    return scale

@@ -14,6 +14,7 @@ from typing import Final
 from netc.aliases import be_caffe
 from netc.cli import (
     classify,
+    compile,
     compute_image_mean,
     convert_imageset,
     deploy,
@@ -51,6 +52,7 @@ COMMANDS: Final[Mapping[str, Command]] = {
         classify,
         detect,
         summary,
+        compile,
         lint,
         deploy,
         draw,

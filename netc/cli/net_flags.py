@@ -7,6 +7,7 @@ import os
 from typing import TYPE_CHECKING, Final
 
 from netc.cli.flags import Flag, Flags, UsageError
+from netc.cores import THREAD_VARIABLES, cores_allowed
 
 if TYPE_CHECKING:
     from netc.backends.backend import Backend
@@ -31,9 +32,8 @@ NET_FLAGS: Final = (
     Flag("gpu", "string", "", "The GPU to run on, or emulated: its kernels on the CPU.", metavar="ID"),
     Flag("math", "string", "fp32", "What a GPU multiplies in.", choices=("fp32", "tf32", "bf16", "fp16")),
     Flag("deterministic", "bool", False, "Give the same bits in every run, where that costs speed."),
-    Flag("threads", "int", 0, "Threads that compute; 0: all cores but one, which reads data.", metavar="N"),
+    Flag("threads", "int", 0, "Threads that compute; 0: as many as there are cores to use.", metavar="N"),
 )
-THREAD_VARIABLES: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def require(flags: Flags, name: str, remedy: str) -> str:
@@ -71,14 +71,18 @@ def choose_device(flags: Flags, source: str = "") -> Backend:
 def limit_threads(flags: Flags) -> None:
     """Hands -threads to the libraries that compute; call it before they are loaded, when they read it.
 
-    Without the flag, what the environment says stands. Without that, one core is left to the threads that
-    read data: matrix products that wait for a core which others keep busy become many times slower than on
-    one core less.
+    Without the flag, what the environment says stands. Without that, oneDNN computes on every core that this
+    process may use, and NumPy's matrix products, which take over where it is missing, on one less: where
+    threads that read data keep a core busy, those products become many times slower than on the other cores.
     """
     if flags.threads < 0:
         raise UsageError("flag -threads is negative", expected="0 or more", found=flags.threads)
     if flags.threads:
         os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(flags.threads)))
     elif not any(os.environ.get(variable) for variable in THREAD_VARIABLES):
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cores = cores_allowed()
         os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(max(1, cores - 1))))
+        os.environ["OMP_NUM_THREADS"] = str(cores)
+    os.environ.pop("OMP_DYNAMIC", None)  # oneDNN hangs where OpenMP gives it fewer threads than it counted on
+    # Images are decoded in threads of netc's own; OpenCV's would only take turns with them.
+    os.environ.setdefault("OPENCV_FOR_THREADS_NUM", "1")

@@ -12,7 +12,7 @@ from netc.layer import Layer, ParamBlob, Shape
 from netc.proto import netc_pb2 as pb
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Value:
     """One result of one node. A layer that runs in place makes a new Value of the same blob name.
 
@@ -38,6 +38,9 @@ class Value:
         self.diff_memory = self
         self.memory_elements = math.prod(self.shape)
 
+    def __repr__(self) -> str:
+        return f"Value({self.name!r}, {self.shape}, {self.layout})"
+
 
 @dataclass(eq=False)
 class Param:
@@ -57,7 +60,7 @@ class Param:
         self.owner = self
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Node:
     """A layer in its place: what it reads, what it makes, its parameters, and which gradients are wanted from
     it."""
@@ -79,8 +82,11 @@ class Node:
     def type(self) -> str:
         return self.layer.type
 
+    def __repr__(self) -> str:
+        return f"Node({self.name!r}, {self.type})"
 
-@dataclass(eq=False)
+
+@dataclass(eq=False, repr=False)
 class Graph:
     """A net for one phase and one set of input shapes."""
 

@@ -276,7 +276,8 @@ class Program:
         here: dict[Any, Any] = {}
         for theirs, ours in zip(other.forms, self.forms, strict=True):
             here[theirs] = ours
-            here.update(zip(theirs.outputs, ours.outputs, strict=True))
+            for their_node, our_node in zip(theirs.nodes, ours.nodes, strict=True):
+                here.update(zip(their_node.outputs, our_node.outputs, strict=True))
         copies = []
         for (owner, kind), buffer in other.plan.buffers.items():
             place = self.plan.buffers.get((here[owner], kind))

@@ -6,7 +6,6 @@ import logging
 import math
 import os
 import secrets
-import time
 from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
@@ -22,12 +21,20 @@ from netc.solver.hooks import Hook
 from netc.solver.loss_window import LossWindow
 from netc.solver.nets import NetSpec, test_net_specs, train_net_spec
 from netc.solver.policy import Schedule
-from netc.solver.report import say, say_iteration, say_test_outputs, say_train_outputs
+from netc.solver.report import (
+    say,
+    say_iteration,
+    say_test_outputs,
+    say_train_outputs,
+    say_waiting,
+    say_whole_waiting,
+)
 from netc.solver.scores import mean_scores
 from netc.solver.side_file import FileMark, NetState, SideState
 from netc.solver.snapshot import Snapshot, SnapshotNames, check_writable, read_snapshot, write_snapshot
 from netc.solver.threads import thread_count
 from netc.solver.update import Updater
+from netc.solver.waiting import WaitingSpan
 
 log = logging.getLogger(__name__)
 
@@ -109,7 +116,7 @@ class Solver:
             for index, spec in enumerate(test_net_specs(self.param)):
                 say("solver.cpp:190", "Creating test net (#%d) specified by %s", index, spec.origin)
                 self.test_nets.append(self._make_net(spec, seed + 1 + index, self.net))
-            self._updater = Updater(self.param, self._rule, self.net.parameters, self.net.backend.xp)
+            self._updater = Updater(self.param, self._rule, self.net.parameters, self.net.backend)
         except BaseException:
             self.close()
             raise
@@ -149,8 +156,12 @@ class Solver:
 
     def close(self) -> None:
         """Closes the nets' data sources."""
-        for net in (self.net, *self.test_nets):
+        for net in self._nets:
             net.close()
+
+    @property
+    def _nets(self) -> tuple[Net, ...]:
+        return self.net, *self.test_nets
 
     @property
     def smoothed_loss(self) -> float:
@@ -177,7 +188,9 @@ class Solver:
                     self.iter,
                     self.param.max_iter,
                 )
+            whole = WaitingSpan(self._nets)
             self.step(self.param.max_iter - self.iter)
+            say_whole_waiting(whole.seconds, whole.share)
             if self.param.snapshot_after_train and self._snapshot_iter != self.iter:
                 self.snapshot()
             if self.stopped:
@@ -202,7 +215,7 @@ class Solver:
         if not self._window_restored:
             self._window = LossWindow(self.param.average_loss)
         self._window_restored = False
-        self._shown_at, self._shown_iter = time.perf_counter(), self.iter
+        self._shown, self._shown_iter = WaitingSpan(self._nets), self.iter
         stop = self.iter + iterations
         while self.iter < stop and not self.stopped:
             self._iterate()
@@ -266,10 +279,10 @@ class Solver:
             )
 
     def _show(self) -> None:
-        now = time.perf_counter()
-        done, seconds = self.iter - self._shown_iter, now - self._shown_at
+        done, seconds = self.iter - self._shown_iter, self._shown.seconds
         say_iteration(self.iter, done, round(seconds, 6), self.param.display, self.smoothed_loss)
-        self._shown_at, self._shown_iter = now, self.iter
+        say_waiting(self._shown.share)
+        self._shown, self._shown_iter = WaitingSpan(self._nets), self.iter
         say_train_outputs(self.net.output_values())
 
     def _tell(self, event: str, *facts: object) -> None:
@@ -336,7 +349,7 @@ class Solver:
             seed=self.seed,
             threads=thread_count(),
             loss_window=self._window.state(),
-            nets=[NetState.of(net) for net in (self.net, *self.test_nets)],
+            nets=[NetState.of(net) for net in self._nets],
             files=files,
         )
 
@@ -384,7 +397,7 @@ class Solver:
         self._make_nets(side.seed)
 
     def _take_side(self, side: SideState) -> None:
-        nets = (self.net, *self.test_nets)
+        nets = self._nets
         if len(side.nets) != len(nets):
             log.warning(
                 "the snapshot's run had %d test nets, this one has %d", len(side.nets) - 1, len(nets) - 1

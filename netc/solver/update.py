@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from types import ModuleType
 
 import numpy as np
 
+from netc.backends.backend import Backend
+from netc.backends.clipping import clip_scale
+from netc.backends.cpu import CpuBackend
+from netc.backends.update_spec import UpdateSpec
 from netc.errors import NetcError
 from netc.layer.base import Array
 from netc.proto import netc_pb2 as pb
 from netc.runtime.parameters import Parameters, Segment
 from netc.solver.rules import Rule
-
-log = logging.getLogger(__name__)
 
 BLOCK = 1 << 16  # elements: the handful of arrays that a rule touches stay in a core's second-level cache
 
@@ -56,10 +56,29 @@ def merge_segments(segments: Iterable[Segment]) -> list[Run]:
     return runs
 
 
+def spec_of(definition: pb.SolverParameter, rule: Rule, runs: Iterable[Run]) -> UpdateSpec:
+    """What a solver definition asks of a backend's update."""
+    return UpdateSpec(
+        type=rule.type,
+        momentum=definition.momentum,
+        momentum2=definition.rms_decay if rule.type == "RMSProp" else definition.momentum2,
+        delta=definition.delta,
+        l1=definition.regularization_type == "L1",
+        clip=definition.clip_gradients,
+        iter_size=definition.iter_size,
+        runs=tuple(
+            (run.start, run.stop - run.start, run.lr_mult, definition.weight_decay * run.decay_mult)
+            for run in runs
+        ),
+    )
+
+
 class Updater:
     """The update of one net's parameters under one solver definition.
 
-    history: flat arrays of the parameters' layout, `rule.history_count` of them, zero at first.
+    The backend's own pass does it where there is one; what is written here over `xp` is the meaning of that
+    pass, and runs elsewhere. history: flat arrays of the parameters' layout, `rule.history_count` of them,
+    zero at first.
     """
 
     def __init__(
@@ -67,36 +86,44 @@ class Updater:
         definition: pb.SolverParameter,
         rule: Rule,
         parameters: Parameters,
-        xp: ModuleType = np,
+        backend: Backend | None = None,
         block: int = BLOCK,
     ) -> None:
-        self.xp = xp
+        """backend: where the parameters lie, by default the CPU; block: elements that `xp` takes at once."""
+        self.backend = backend or CpuBackend()
+        self.xp = self.backend.xp
         self.rule = rule
         self.parameters = parameters
-        self.clip: float = definition.clip_gradients
-        self.iter_size: int = definition.iter_size
-        self.l1 = definition.regularization_type == "L1"
-        # Zeros written at once: the first iteration should not pay for the system's first touch of the pages.
-        self.history: list[Array] = [xp.full_like(parameters.data, 0) for _ in range(rule.history_count)]
-        self._blocks = self._make_blocks(float(definition.weight_decay), block)
+        self.spec = spec_of(definition, rule, merge_segments(parameters.segments))
+        self.history: list[Array] = [self._zeros() for _ in range(rule.history_count)]
+        self._fast = self.backend.make_update(self.spec, parameters.data, parameters.grad, self.history)
+        self._blocks = [] if self._fast else self._make_blocks(block)
 
-    def _make_blocks(self, weight_decay: float, size: int) -> list[Block]:
+    def _zeros(self) -> Array:
+        data = self.parameters.data
+        zeros = self.backend.allocate(data.nbytes, "solver history").view(data.dtype)
+        # Written at once: the first iteration should not pay for the system's first touch of the pages.
+        with self.backend.active():
+            zeros.fill(0)
+        return zeros
+
+    def _make_blocks(self, size: int) -> list[Block]:
         data, grad = self.parameters.data, self.parameters.grad
         longest = min(size, len(data))
         # The first scratch array also serves the regularisation.
         scratches = [self.xp.empty(longest, data.dtype) for _ in range(max(1, self.rule.scratch_count))]
         blocks = []
-        for run in merge_segments(self.parameters.segments):
-            for start in range(run.start, run.stop, size):
-                here = slice(start, min(start + size, run.stop))
+        for first, count, lr_mult, decay in self.spec.runs:
+            for start in range(first, first + count, size):
+                here = slice(start, min(start + size, first + count))
                 blocks.append(
                     Block(
                         data=data[here],
                         grad=grad[here],
                         history=tuple(array[here] for array in self.history),
                         scratch=tuple(array[: here.stop - here.start] for array in scratches),
-                        lr_mult=run.lr_mult,
-                        decay=weight_decay * run.decay_mult,
+                        lr_mult=lr_mult,
+                        decay=decay,
                     )
                 )
         return blocks
@@ -106,21 +133,28 @@ class Updater:
 
         iteration: the number of updates made before; rate: the learning rate of this one.
         """
+        if self._fast:
+            self._fast.apply(iteration, rate)
+            return
+        # NaN and infinity are the solver's to report, once.
+        with self.backend.active(), np.errstate(all="ignore"):
+            self._apply_blocks(iteration, rate)
+
+    def _apply_blocks(self, iteration: int, rate: float) -> None:
         xp = self.xp
-        with np.errstate(all="ignore"):  # NaN and infinity are the solver's to report, once
-            scale = self._clip_scale() / self.iter_size
-            self.rule.begin(iteration)
-            for block in self._blocks:
-                if scale != 1:
-                    xp.multiply(block.grad, scale, out=block.grad)
-                if block.decay:
-                    self._regularize(block)
-                self.rule.update(xp, block.grad, block.history, block.scratch, rate * block.lr_mult)
-                xp.subtract(block.data, block.grad, out=block.data)
+        scale = self._clip_scale() / self.spec.iter_size
+        self.rule.begin(iteration)
+        for block in self._blocks:
+            if scale != 1:
+                xp.multiply(block.grad, scale, out=block.grad)
+            if block.decay:
+                self._regularize(block)
+            self.rule.update(xp, block.grad, block.history, block.scratch, rate * block.lr_mult)
+            xp.subtract(block.data, block.grad, out=block.data)
 
     def _regularize(self, block: Block) -> None:
         xp, t = self.xp, block.scratch[0]
-        if self.l1:
+        if self.spec.l1:
             xp.sign(block.data, out=t)
             xp.multiply(t, block.decay, out=t)
         else:
@@ -129,30 +163,23 @@ class Updater:
 
     def _clip_scale(self) -> float:
         """What brings the gradients' L2 norm down to `clip_gradients`; 1 where nothing is to be clipped."""
-        if self.clip < 0:
+        if self.spec.clip < 0:
             return 1.0
         # Blocks are summed in double: one float32 sum over millions of elements would lose digits.
-        norm = math.sqrt(sum(float(self.xp.dot(block.grad, block.grad)) for block in self._blocks))
-        if not norm > self.clip:
-            return 1.0
-        scale = self.clip / norm
-        log.info(
-            "Gradient clipping: scaling down gradients (L2 norm %g > %g) by scale factor %g",
-            norm,
-            self.clip,
-            scale,
-            extra={"source": "sgd_solver.cpp:93"},
-        )
-        return scale
+        squares = sum(float(self.xp.dot(block.grad, block.grad)) for block in self._blocks)
+        return clip_scale(math.sqrt(squares), self.spec.clip)
 
     def history_blobs(self) -> list[Array]:
         """The history as a solver state stores it: every parameter's first array, then every second one's."""
-        views = self.parameters.view
-        return [views(flat, segment) for flat in self.history for segment in self.parameters.segments]
+        return [self.backend.read(view) for view in self._history_views()]
+
+    def _history_views(self) -> list[Array]:
+        view = self.parameters.view
+        return [view(flat, segment) for flat in self.history for segment in self.parameters.segments]
 
     def check_history(self, blobs: Sequence[Array]) -> None:
         """Raises NetcError where a stored history does not fit these parameters and this rule."""
-        targets = self.history_blobs()
+        targets = self._history_views()
         names = [f"{s.layer}/{s.index}" for _ in self.history for s in self.parameters.segments]
         if len(blobs) != len(targets):
             raise NetcError(
@@ -177,8 +204,8 @@ class Updater:
     def load_history(self, blobs: Sequence[Array]) -> None:
         """Takes over a stored history. Raises NetcError, and changes nothing, where it does not fit."""
         self.check_history(blobs)
-        for target, blob in zip(self.history_blobs(), blobs, strict=True):
-            target[...] = self.xp.asarray(blob, dtype=target.dtype).reshape(target.shape)
+        for target, blob in zip(self._history_views(), blobs, strict=True):
+            self.backend.write(target, np.asarray(blob, target.dtype).reshape(target.shape))
 
 
 def legacy_shape(shape: tuple[int, ...]) -> tuple[int, ...]:

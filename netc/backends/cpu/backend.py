@@ -9,25 +9,46 @@ from types import ModuleType
 import numpy as np
 
 from netc.backends.backend import Backend
-from netc.backends.form import Form, Maker, Mode
+from netc.backends.cpu.forms import FORMS
+from netc.backends.cpu.layout import elements_of
+from netc.backends.cpu.onednn import open_engine
+from netc.backends.cpu.reorder import ReorderForm
+from netc.backends.cpu.update import make_update
+from netc.backends.form import NHWC, PLAIN, Form, Maker, Mode
+from netc.backends.update_spec import Update, UpdateSpec
 from netc.errors import NetcError
 from netc.graph import Node
+from netc.layer import Shape
 from netc.passes.memory import ALIGNMENT
 
 
 class CpuBackend(Backend):
-    """Allocates NumPy memory."""
+    """NumPy's memory and, where oneDNN is installed, its primitives. fast: whether to use them."""
 
     name = "cpu"
     xp: ModuleType = np
     installed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")  # bytes of memory
 
+    def __init__(self, math: str = "fp32", deterministic: bool = False, *, fast: bool = True) -> None:
+        super().__init__(math, deterministic)
+        self._engine = open_engine() if fast else None
+
     @property
     def forms(self) -> Mapping[tuple[str, ...], Maker]:
-        return {}
+        return FORMS if self._engine else {}
 
     def form(self, maker: Maker, nodes: Sequence[Node], mode: Mode) -> Form | None:
-        return maker(nodes, mode, None)
+        return maker(nodes, mode, self._engine)
+
+    def layout(self, keep_all: bool) -> str:
+        return PLAIN if keep_all or self._engine is None else NHWC
+
+    def elements(self, shape: Shape, layout: str) -> int:
+        return elements_of(shape, layout, self._engine.block if self._engine else 1)
+
+    def reorder(self, node: Node, served: Node) -> Form:
+        assert self._engine is not None, "without oneDNN every value lies plain"
+        return ReorderForm(node, served, self._engine)
 
     def allocate(self, nbytes: int, name: str = "memory") -> np.ndarray:
         if nbytes > self.installed:
@@ -52,3 +73,8 @@ class CpuBackend(Backend):
 
     def push(self) -> None:
         """Nothing: views are the arrays themselves."""
+
+    def make_update(
+        self, spec: UpdateSpec, data: np.ndarray, grad: np.ndarray, history: Sequence[np.ndarray]
+    ) -> Update | None:
+        return make_update(spec, data, grad, history)

@@ -62,6 +62,11 @@ class CudaBackend(Backend):
     def record(self, steps: Sequence[Step]) -> Sequence[Step]:
         return record_steps(self.device, steps)
 
+    def trace(self, step: Step) -> Sequence[str]:
+        with self.device.tracing() as pieces:
+            step.run()
+        return pieces
+
     def make_update(
         self, spec: UpdateSpec, data: Array, grad: Array, history: Sequence[Array]
     ) -> Update | None:

@@ -21,18 +21,25 @@ log = logging.getLogger(__name__)
 OPTIONS = ("-std=c++17", "-default-device")
 
 
-def compile_variant(
-    compiler: Nvrtc, variant: Variant, architecture: str, more_options: Sequence[str] = ()
+def compile_variants(
+    compiler: Nvrtc, variants: Sequence[Variant], architecture: str, more_options: Sequence[str] = ()
 ) -> Cubin:
-    """Compiles a variant; architecture: as "90" or "90a". Raises NetcError with the compiler's message."""
+    """Compiles variants of one file with the same defines together: the file is then read and parsed once.
+
+    architecture: as "90" or "90a". Raises NetcError with the compiler's message.
+    """
+    first = variants[0]
+    if any((v.path, v.defines) != (first.path, first.defines) for v in variants):
+        raise ValueError("variants of several files or defines cannot be compiled together")
     options = [
         f"-arch=sm_{architecture}",
         *OPTIONS,
         f"-I{kernels_folder()}",
-        *(f"-D{define}" for define in variant.defines),
+        *(f"-D{define}" for define in first.defines),
         *more_options,
     ]
-    return compiler.compile(read_source(variant.path), variant.file, variant.expression, options)
+    expressions = [variant.expression for variant in variants]
+    return compiler.compile(read_source(first.path), first.file, expressions, options)
 
 
 def build_cubin(compiler: Nvrtc, variant: Variant, architecture: str) -> Path:
@@ -43,7 +50,7 @@ def build_cubin(compiler: Nvrtc, variant: Variant, architecture: str) -> Path:
     if not path.exists():
         log.info("compiling %s for sm_%s", variant.name, architecture)
         with replacing(path) as temporary:
-            temporary.write_bytes(compile_variant(compiler, variant, architecture).code)
+            temporary.write_bytes(compile_variants(compiler, [variant], architecture).code)
     return path
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from netc.backends.cuda.cubin import build_cubin, kernel_symbol
 from netc.backends.cuda.arrays import Owner
+from netc.backends.cuda.cubin import build_cubin, kernel_symbol
 from netc.backends.cuda.device import Argument, Device, DeviceProperties, Graph, Grid, Product
 from netc.backends.cuda.gemm import launch_gemm
 from netc.backends.cuda.kernel import Kernel, Variant
@@ -28,7 +28,7 @@ MATH_MODES = {
     "bf16": "CUBLAS_DEFAULT_MATH",
     "fp16": "CUBLAS_DEFAULT_MATH",
 }
-# cublasComputeType_t of products of fp32 matrices by factors of 16 bits (CUBLAS_COMPUTE_32F_FAST_16F, ..._16BF)
+# cublasComputeType_t: fp32 matrices whose factors may be rounded (CUBLAS_COMPUTE_32F_FAST_16F and _16BF)
 NARROW_COMPUTE = {"fp16": 74, "bf16": 75}
 CUDA_R_32F, DEFAULT_ALGORITHM = 0, -1
 WITHOUT_GPU = "run on the emulator with -gpu emulated, or on the CPU by leaving out -gpu"
@@ -184,7 +184,7 @@ class CupyDevice(Device):
 
     # ---- work ----
     def _load(self, variant: Variant) -> Kernel:
-        path = build_cubin(_compiler(), variant, str(self.properties.architecture))
+        path = build_cubin(_compiler(), variant, variant.target(self.properties.architecture))
         with self.active():
             function = self._cupy.RawModule(path=str(path)).get_function(kernel_symbol(path))
             if variant.shared_bytes > STATIC_SHARED_BYTES:

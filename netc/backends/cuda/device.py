@@ -51,8 +51,8 @@ class Product:
 
     op(A) is m x k, op(B) k x n, C m x n; trans_a: A lies in memory as k x m; trans_b: B lies as n x k;
     math: "fp32", "tf32", "bf16" or "fp16", to which the factors are rounded (in memory they are fp32 always);
-    batch: so many products, whose matrices lie one behind the other; bias: "row" for one number to each row of
-    C, "column" for one to each column, the same for the whole batch; relu: its negative slope.
+    batch: so many products, whose matrices lie one behind the other; bias: "row" for one number to each row
+    of C, "column" for one to each column, the same for the whole batch; relu: its negative slope.
     """
 
     m: int
@@ -85,6 +85,7 @@ class Device(ABC):
     def __init__(self) -> None:
         self.capturing = False
         self._arrays = ArrayTable(self.free)
+        self._traced: list[str] | None = None
         self._kernels: dict[Variant, Kernel] = {}
 
     # ---- memory ----
@@ -200,15 +201,27 @@ class Device(ABC):
         self._check_limits(kernel, grid, block, shared)
         for position, argument in enumerate(arguments):
             self._check_argument(kernel, position, argument)
+        if self._traced is not None:
+            self._traced.append(f"{kernel.name} [{grid[0] * grid[1] * grid[2]}]")
+            return
         self._launch(kernel, grid, block, arguments, shared)
 
     @abstractmethod
     def gemm(self, product: Product, a: Memory, b: Memory, c: Memory, bias: Memory | None = None) -> None:
-        """Computes a matrix product; `c` is read only where beta is not 0, `bias` where the product has one."""
+        """Computes a matrix product; `c` is read only where beta is not 0. bias: what the product says."""
 
     @abstractmethod
     def synchronise(self) -> None:
         """Returns when all work asked for so far is done."""
+
+    @contextmanager
+    def tracing(self) -> Iterator[list[str]]:
+        """Kernels launched in this context are not run: the list is given their names and numbers of blocks."""
+        self._traced = []
+        try:
+            yield self._traced
+        finally:
+            self._traced = None
 
     @contextmanager
     def capture(self) -> Iterator[list[Graph]]:
@@ -334,9 +347,10 @@ class Device(ABC):
                     expected=f"{least} to {most:,}",
                     found=f"{found:,} (grid {grid}, block {block})",
                 )
-        if kernel.variant.architecture > limits.architecture:
+        if not kernel.variant.runs_on(limits.architecture):
             raise NetcError(
                 f"kernel {kernel.name} cannot run on {limits.name}",
-                expected=f"compute capability {kernel.variant.architecture / 10} or newer",
+                expected=f"compute capability {kernel.variant.architecture / 10}"
+                + ("" if kernel.variant.specific else " or newer"),
                 found=str(limits.architecture / 10),
             )

@@ -1,4 +1,4 @@
-"""Eltwise on the device: the table of kernels/eltwise.cu, its launches, and the forms of Eltwise and a ReLU."""
+"""Eltwise on the device: the table of kernels/eltwise.cu, its launches, and the forms."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ NO_RELU: Final = 1.0  # as a negative slope
 VARIANTS = {
     name: Variant(name, "eltwise.cu", expression, THREADS)
     for name, expression in (
-        ("sum", "combine<Sum>"),
-        ("product", "combine<Product>"),
-        ("spread_gradient", "spread_gradient"),
-        ("maximum", "maximum"),
-        ("maximum_gradient", "maximum_gradient"),
-        ("divide_gradient", "divide_gradient"),
+        ("sum", "combine<Sum, 8>"),
+        ("product", "combine<Product, 8>"),
+        ("spread_gradient", "spread_gradient<8>"),
+        ("maximum", "maximum<8>"),
+        ("maximum_gradient", "maximum_gradient<8>"),
+        ("divide_gradient", "divide_gradient<4>"),
     )
 }
 Targets = Sequence[Memory | None]
@@ -213,8 +213,8 @@ OPERATIONS = {
 
 
 def make_eltwise(nodes: Sequence[Node], mode: Mode, device: Device) -> Form | None:
-    """None in place where gradients are wanted, which Caffe writes one over another there, and for the maximum
-    of more than 8 bottoms or in place."""
+    """None in place where gradients are wanted, which Caffe writes one over another there; and for a maximum
+    of more than 8 bottoms, or in place."""
     layer = nodes[0].layer
     form = OPERATIONS[layer.operation]  # type: ignore[attr-defined]
     if not fits(nodes) or (layer.runs_in_place and nodes[0].needs_backward):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,11 +18,12 @@ REMEDY = "pip install 'netc[gate]', which brings the compiler as wheels"
 
 @dataclass(frozen=True)
 class Cubin:
-    """Compiled code for one architecture, what the compiler said, and the kernel's mangled name."""
+    """Compiled code for one architecture, what the compiler said, and the kernels' mangled names by
+    expression."""
 
     code: bytes
     log: str
-    symbol: str
+    symbols: Mapping[str, str]
 
 
 class Nvrtc:
@@ -58,27 +59,31 @@ class Nvrtc:
         self._call("nvrtcGetSupportedArchs", found)
         return sorted(found)
 
-    def compile(self, source: str, name: str, expression: str, options: Sequence[str]) -> Cubin:
-        """Compiles one kernel of a source text; `name` is the file's name in messages.
+    def compile(self, source: str, name: str, expressions: Sequence[str], options: Sequence[str]) -> Cubin:
+        """Compiles kernels of a source text; `name` is the file's name in messages.
 
-        Raises NetcError with the compiler's log where it does not compile.
+        Raises NetcError with the compiler's log where one of them does not compile.
         """
         program = ctypes.c_void_p()
         self._call("nvrtcCreateProgram", ctypes.byref(program), source.encode(), name.encode(), 0, None, None)
         try:
-            self._call("nvrtcAddNameExpression", program, expression.encode())
+            for expression in expressions:
+                self._call("nvrtcAddNameExpression", program, expression.encode())
             flags = (ctypes.c_char_p * len(options))(*(option.encode() for option in options))
             status = self._library.nvrtcCompileProgram(program, len(options), flags)
             log = self._text("nvrtcGetProgramLogSize", "nvrtcGetProgramLog", program).decode(errors="replace")
             log = log.rstrip("\0")
             if status:
-                raise NetcError(f"nvrtc cannot compile {expression}: {log.strip()}", at=name)
-            symbol = ctypes.c_char_p()
-            self._call("nvrtcGetLoweredName", program, expression.encode(), ctypes.byref(symbol))
-            lowered = (symbol.value or b"").decode()
-            return Cubin(self._text("nvrtcGetCUBINSize", "nvrtcGetCUBIN", program), log, lowered)
+                raise NetcError(f"nvrtc cannot compile {', '.join(expressions)}: {log.strip()}", at=name)
+            symbols = {expression: self._symbol(program, expression) for expression in expressions}
+            return Cubin(self._text("nvrtcGetCUBINSize", "nvrtcGetCUBIN", program), log, symbols)
         finally:
             self._call("nvrtcDestroyProgram", ctypes.byref(program))
+
+    def _symbol(self, program: ctypes.c_void_p, expression: str) -> str:
+        symbol = ctypes.c_char_p()
+        self._call("nvrtcGetLoweredName", program, expression.encode(), ctypes.byref(symbol))
+        return (symbol.value or b"").decode()
 
     def _text(self, size_function: str, function: str, program: ctypes.c_void_p) -> bytes:
         size = ctypes.c_size_t()

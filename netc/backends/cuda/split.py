@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from netc.backends.cuda.device import Device
 from netc.backends.cuda.device_form import DeviceForm, fits
 from netc.backends.cuda.eltwise import add
-from netc.backends.cuda.fill import fill
 from netc.backends.form import Form, Maker, Mode, Run
 from netc.graph import Node
 from netc.layer import Buffers
@@ -25,7 +25,7 @@ class Split(DeviceForm):
         dx = self.memory(b.bottom_grads[0])
         given = [self.memory(dy) for dy in b.top_grads if dy is not None]
         if not given:
-            return lambda: fill(self.device, dx, 0)
+            return partial(self.device.fill, dx)
         return add(self.device, given, dx)
 
 

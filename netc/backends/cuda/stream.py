@@ -8,6 +8,7 @@ import numpy as np
 
 from netc.backends.cuda.device import Device
 from netc.backends.cuda.kernel import Variant
+from netc.backends.cuda.launch import Launch
 from netc.backends.cuda.memory import Memory
 from netc.layer import Layer
 from netc.layer.random import MASK_64
@@ -21,6 +22,6 @@ def stream_key(layer: Layer) -> tuple[np.uint64, np.uint64]:
     return np.uint64(layer.seed & MASK_64), np.uint64(zlib.crc32(layer.name.encode()))
 
 
-def advance_draw(device: Device, draw: Memory) -> None:
+def advance_draw(device: Device, draw: Memory) -> Launch:
     """Adds 1 to the number of a layer's next draw, an int64."""
-    device.launch(device.load(VARIANTS["advance"]), (1,), (1,), (draw,))
+    return Launch.of(device, VARIANTS["advance"], (1,), (draw,))

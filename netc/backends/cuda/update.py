@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from netc.backends.clipping import clip_scale
 from netc.backends.cuda.device import Device, Graph
 from netc.backends.cuda.elementwise import FLOAT_BYTES, PACKS, THREADS, blocks_for, pack_of
 from netc.backends.cuda.kernel import Variant
 from netc.backends.cuda.memory import Memory
-from netc.backends.update_spec import UpdateSpec, log_clipping
-
-log = logging.getLogger(__name__)
+from netc.backends.update_spec import UpdateSpec
 
 # UpdateChunk and UpdateScalars of kernels/update.cu.
 CHUNK = np.dtype(
@@ -144,7 +142,7 @@ class DeviceUpdate:
             self._warm = True
         if self._spec.clip >= 0:
             norm = float(self._device.download(self._scalars, self._values)[0]["norm"])
-            log_clipping(norm, self._spec.clip)
+            clip_scale(norm, self._spec.clip)
 
     def _run(self) -> None:
         data, grad, history = self._arrays

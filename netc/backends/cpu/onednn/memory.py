@@ -22,7 +22,9 @@ class Descriptor(Handle):
         self.shape = tuple(shape)
 
     @classmethod
-    def strided(cls, engine: Engine, shape: Sequence[int], strides: Sequence[int] | None = None) -> Descriptor:
+    def strided(
+        cls, engine: Engine, shape: Sequence[int], strides: Sequence[int] | None = None
+    ) -> Descriptor:
         """An array with these strides, counted in elements; row-major without them."""
         if strides is None:
             strides = [int(np.prod(shape[axis + 1 :], dtype=np.int64)) for axis in range(len(shape))]
@@ -73,7 +75,6 @@ class Memory(Handle):
 
     def __init__(self, descriptor: Descriptor, array: np.ndarray) -> None:
         engine = descriptor.engine
-        assert array.nbytes >= descriptor.nbytes or array.base is not None
         made = engine.functions.create("memory_create", descriptor, engine.handle, array.ctypes.data)
         super().__init__(engine, made, "memory_destroy")
         self.array = array

@@ -34,19 +34,11 @@ class Attributes(Handle):
 
 
 class PrimitiveDescriptor(Handle):
-    """What a primitive will compute, and on arrays of which layouts. Raises Refused where oneDNN cannot.
-
-    kind: such as "convolution_forward"; arguments: those of the C function, without the engine and the
-    attributes, which stand first and last.
-    """
+    """What a primitive will compute, and on arrays of which layouts."""
 
     __slots__ = ("_arguments", "kind")
 
-    def __init__(
-        self, engine: Engine, kind: str, *arguments: Any, attributes: Attributes | None = None
-    ) -> None:
-        attributes = attributes or Attributes(engine)
-        values = (engine.handle, *arguments, attributes)
+    def __init__(self, engine: Engine, kind: str, *values: Any) -> None:
         made = engine.functions.create(f"{kind}_primitive_desc_create", *values)
         super().__init__(engine, made, "primitive_desc_destroy")
         self.kind = kind
@@ -80,6 +72,24 @@ class PrimitiveDescriptor(Handle):
         address = self.engine.functions["primitive_desc_query_md"](self, what, index)
         assert address, f"{self.kind} has no argument {index}"
         return Descriptor.copied(self.engine, address)
+
+
+def describe(
+    engine: Engine, kind: str, *arguments: Any, attributes: Attributes | None = None
+) -> PrimitiveDescriptor:
+    """A primitive of a kind such as "convolution_forward". Raises Refused where oneDNN has none that fits.
+
+    arguments: those of the C function, without the engine and the attributes, which stand first and last.
+    """
+    return PrimitiveDescriptor(engine, kind, engine.handle, *arguments, attributes or Attributes(engine))
+
+
+def describe_reorder(
+    engine: Engine, source: Descriptor, target: Descriptor, *, add: bool = False
+) -> PrimitiveDescriptor:
+    """A copy from one layout into another; with `add`, a sum of both in the target."""
+    values = (source, engine.handle, target, engine.handle, Attributes(engine, add=add))
+    return PrimitiveDescriptor(engine, "reorder", *values)
 
 
 class Primitive(Handle):

@@ -2,38 +2,51 @@
 
 A routine is written before memory is planned: its operands are named and described, and primitives are added
 that read and write them. Where a primitive wants an operand in another layout than it has, the routine
-reorders it into memory of its own. When the arrays are there, `bind` makes all that oneDNN needs to run.
+reorders it through memory of its own. When the arrays are there, `bind` makes all that oneDNN needs to run.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
 from netc.backends.cpu.onednn import kinds
 from netc.backends.cpu.onednn.engine import Engine
 from netc.backends.cpu.onednn.memory import Descriptor, Memory
-from netc.backends.cpu.onednn.primitive import Argument, Attributes, Primitive, PrimitiveDescriptor
-from netc.layer import Scratch
+from netc.backends.cpu.onednn.primitive import (
+    Argument,
+    Primitive,
+    PrimitiveDescriptor,
+    describe_reorder,
+)
+from netc.layer import Array, Scratch
 
 SCRATCHPAD: Final = "scratchpad"
-Arguments = Mapping[int, str]  # a primitive's arguments by number: the operands' names
+Arguments = Mapping[int, str]  # a primitive's arguments by number: operands' names
+
+
+@dataclass(frozen=True)
+class Step:
+    """A primitive with the names of its operands."""
+
+    primitive: Primitive
+    arguments: Arguments
+    scratchpad: Descriptor
+    description: PrimitiveDescriptor
 
 
 class Routine:
-    """Primitives in the order they run. `prefix` tells its own arrays from those of other routines."""
+    """Primitives in the order they run."""
 
-    def __init__(self, engine: Engine, prefix: str = "") -> None:
+    def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self.prefix = prefix
         self.operands: dict[str, Descriptor] = {}
-        self._own: set[str] = set()
-        self._scratchpad_bytes = 0
-        self._reordered: dict[str, list[str]] = {}  # an operand's copies in other layouts
-        self._steps: list[tuple[Primitive, dict[int, str]]] = []
-        self.implementations: list[str] = []
+        self.steps: list[Step] = []
+        self._own: list[str] = []
+        self._copies: dict[str, list[str]] = {}  # by operand: what it has been reordered into
 
     def operand(self, name: str, descriptor: Descriptor) -> str:
         """Names an array that `bind` is given."""
@@ -42,9 +55,8 @@ class Routine:
 
     def temporary(self, name: str, descriptor: Descriptor) -> str:
         """Names an array of the routine's own, which holds nothing between two runs."""
-        while name in self.operands:
-            name += "'"
-        self._own.add(name)
+        name = f"{name} {len(self._own)}"
+        self._own.append(name)
         return self.operand(name, descriptor)
 
     def add(
@@ -54,69 +66,94 @@ class Routine:
         writes: Arguments,
         adds: Arguments | None = None,
     ) -> None:
-        """A primitive that reads and writes these operands, and adds to some.
-
-        An operand in a layout of its own is reordered before, or after.
-        """
-        arguments, later = {}, []
-        for number, name in reads.items():
-            arguments[number] = self._read_as(name, primitive.argument(number))
+        """A primitive that reads and writes these operands, and adds to some, each in whatever layout it
+        has."""
+        arguments = {number: self._read(name, primitive.argument(number)) for number, name in reads.items()}
+        results = []
         for number, name in writes.items():
             wanted = primitive.argument(number)
             if self.operands[name].is_like(wanted):
                 arguments[number] = name
+                self._copies.pop(name, None)
             else:
-                arguments[number] = self.temporary(f"{name} reordered", wanted)
-                later.append((arguments[number], name, False))
-            self._reordered.pop(name, None)
+                arguments[number] = self.temporary(name, wanted)
+                results.append((arguments[number], name, False))
         for number, name in (adds or {}).items():
-            arguments[number] = self.temporary(f"{name} summand", primitive.argument(number))
-            later.append((arguments[number], name, True))
-        self._append(primitive, arguments)
-        for source, target, add in later:
-            self.reorder(source, target, add=add)
+            arguments[number] = self.temporary(name, primitive.argument(number))
+            results.append((arguments[number], name, True))
+        self.add_as_given(primitive, arguments)
+        for source, target, sum_up in results:
+            self.reorder(source, target, add=sum_up)
 
-    def add_many(self, primitive: PrimitiveDescriptor, arguments: Arguments) -> None:
-        """A primitive whose operands lie as it wants them, which it cannot be asked about."""
-        self._append(primitive, dict(arguments))
+    def add_as_given(self, primitive: PrimitiveDescriptor, arguments: Arguments) -> None:
+        """A primitive on operands that lie as it wants them."""
+        self.steps.append(Step(Primitive(primitive), dict(arguments), primitive.scratchpad, primitive))
 
     def reorder(self, source: str, target: str, *, add: bool = False) -> None:
-        """Copies an operand into another layout, or adds it to what is there."""
-        self.add_many(
-            self._reordering(self.operands[source], self.operands[target], add),
-            {kinds.SOURCE: source, kinds.DESTINATION: target},
-        )
-        self._reordered.pop(target, None)
+        """Copies an operand into another one's layout, or adds it to what is there."""
+        sides = (self.operands[source], self.operands[target])
+        primitive = describe_reorder(self.engine, *sides, add=add)
+        self.add_as_given(primitive, {kinds.SOURCE: source, kinds.DESTINATION: target})
+        self._copies.pop(target, None)
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether any but a reorder would be computed by oneDNN's fallback."""
+        return any(step.description.is_slow for step in self.steps if step.description.kind != "reorder")
 
     @property
     def workspace(self) -> dict[str, Scratch]:
         """The arrays of its own that `bind` must be given."""
-        sizes = {name: self.operands[name].nbytes for name in sorted(self._own)}
-        if self._scratchpad_bytes:
-            sizes[SCRATCHPAD] = self._scratchpad_bytes
-        return {self.prefix + name: Scratch((nbytes,), np.uint8) for name, nbytes in sizes.items()}
+        sizes = {name: self.operands[name].nbytes for name in self._own}
+        sizes[SCRATCHPAD] = max((step.scratchpad.nbytes for step in self.steps), default=0)
+        return {name: Scratch((nbytes,), np.uint8) for name, nbytes in sizes.items() if nbytes}
 
-    def bind(self, arrays: Mapping[str, np.ndarray], workspace: Mapping[str, np.ndarray]) -> Execution:
-        """What runs the primitives on these arrays: those of `operand` by name, and of `workspace`."""
-        memories: dict[tuple[str, int], Memory] = {}
-
-        def memory(name: str, descriptor: Descriptor) -> Memory:
-            own = name in self._own or name == SCRATCHPAD
-            array = workspace[self.prefix + name] if own else arrays[name]
-            return memories.setdefault((name, descriptor.nbytes), Memory(descriptor, array))
-
+    def bind(self, arrays: Mapping[str, Array], workspace: Mapping[str, Array]) -> Execution:
+        """What runs the primitives on these arrays: those of `operand` by name, and those of `workspace`."""
+        memories: dict[str, Memory] = {}
         calls = []
-        for primitive, arguments in self._steps:
-            bound = [(number, memory(name, self.operands[name])) for number, name in arguments.items()]
-            calls.append((primitive, bound))
+        for step in self.steps:
+            for name in step.arguments.values():
+                if name not in memories:
+                    array = workspace[name] if name in self._own else arrays[name]
+                    memories[name] = Memory(self.operands[name], array)
+            bound = {number: memories[name] for number, name in step.arguments.items()}
+            if step.scratchpad.nbytes:
+                bound[kinds.SCRATCHPAD] = Memory(step.scratchpad, workspace[SCRATCHPAD])
+            calls.append((step.primitive, bound))
         return Execution(self.engine, calls)
 
-    def _append(self, primitive: PrimitiveDescriptor, arguments: dict[int, str]) -> None:
-        scratchpad = primitive.scratchpad
-        if scratchpad.nbytes:
-            # Every primitive has a description of its own for the memory that all of them share in turn.
-            name = f"{SCRATCHPAD}{len(self._steps)}"
-            self._scratchpads[name] = scratchpad
-            arguments[kinds.SCRATCHPAD] = name
-        self._steps.append((Primitive(primitive), arguments))
-        self.implementations.append(f"{primitive.kind} {primitive.implementation}")
+    def _read(self, name: str, wanted: Descriptor) -> str:
+        """The operand, or a copy of it in the layout that is wanted."""
+        for candidate in (name, *self._copies.get(name, ())):
+            if self.operands[candidate].is_like(wanted):
+                return candidate
+        copy = self.temporary(name, wanted)
+        self.reorder(name, copy)
+        self._copies.setdefault(name, []).append(copy)
+        return copy
+
+
+class Execution:
+    """Primitives bound to their memories; calling it runs them. Holds all that they need."""
+
+    __slots__ = ("_calls", "_execute", "_held")
+
+    def __init__(self, engine: Engine, calls: list[tuple[Primitive, dict[int, Memory]]]) -> None:
+        self._held = calls
+        self._execute = engine.functions["primitive_execute"]
+        self._calls = []
+        for primitive, memories in calls:
+            arguments = [Argument(number, memory._as_parameter_) for number, memory in memories.items()]
+            array = (Argument * len(arguments))(*arguments)
+            self._calls.append((primitive._as_parameter_, engine.stream, len(arguments), array))
+
+    def __call__(self) -> None:
+        execute = self._execute
+        for primitive, stream, count, arguments in self._calls:
+            if status := execute(primitive, stream, count, arguments):
+                self._fail(status)
+
+    def _fail(self, status: int) -> None:
+        primitive, _ = self._held[0]
+        primitive.engine.functions.check(status, "primitive_execute")

@@ -1,0 +1,276 @@
+// Batch normalisation, with the factor, the bias, the sum with another array and the ReLU that follow it.
+//
+// y = relu(factor (x - mean) / sqrt(variance + eps) + bias + residual) for each channel; relu(v) = v > 0 ? v : slope v,
+// so that slope = 1 stands for no ReLU. Forward is a reduction to each channel's moments, a small kernel that makes them the
+// channel's numbers (`Channel`), and one sweep; backward likewise, with dx = scale (dy + along (x - mean) + shift)
+// for a dy behind the ReLU, whose side is worked out again from x, or with a residual read from y.
+//
+// Layout: x, y, dy, dx are (N, C, cells), row-major; y may be x, dx may be dy. Partial sums: (C, parts, numbers).
+// Mapping: the reductions give each block of 256 threads one part of one channel, or (NARROW, for few cells) of 32
+// channels, one to a lane; the sweeps go over the whole array by for_each_pack.
+// Bound: memory; forward 4 bytes an element for the reduction and 8 for the sweep, backward 8 and 12; with a residual
+// forward 4 and 12, backward 12 and 20.
+#include "division.cuh"
+#include "elementwise.cuh"
+#include "relu.cuh"
+
+constexpr int THREADS = 256, WARPS = THREADS / 32;
+
+struct Channel {
+  float mean, inverse, scale, shift;  // scale: factor times inverse, which is 1 / sqrt(variance + eps)
+};
+struct Slopes {  // of dx
+  float scale, along, shift, unused;
+};
+template <class Four>
+DEVICE Four load_four(const Four* all, int64 channel) {
+  const auto four = load_packed<4>(reinterpret_cast<const float*>(all) + 4 * channel);
+  return {four.v[0], four.v[1], four.v[2], four.v[3]};
+}
+DEVICE float normalised(float x, const Channel& c) { return fmaf(x - c.mean, c.scale, c.shift); }
+
+// Count, mean and the sum of squared distances from it. A thread takes its values as distances from its first one, so
+// that nothing cancels; two such sums are merged as by Chan, Golub and LeVeque ("Updating formulae and a pairwise
+// algorithm for computing sample variances", 1979).
+struct Moments {
+  static constexpr int NUMBERS = 3;
+  static constexpr bool READS_DY = false;
+  float count = 0, mean = 0, squares = 0;  // before `close`: of the distances from `first`, their sum in `mean`
+  float first = 0;
+  DEVICE void take(float x, float) {
+    if (count == 0) first = x;
+    const float distance = x - first;
+    count += 1;
+    mean += distance;
+    squares = fmaf(distance, distance, squares);
+  }
+  DEVICE void close() {
+    const float average = mean / fmaxf(count, 1.0f);
+    squares -= mean * average;
+    mean = first + average;
+  }
+  DEVICE void merge(float other_count, float other_mean, float other_squares) {
+    const float both = count + other_count, share = other_count / fmaxf(both, 1.0f), distance = other_mean - mean;
+    squares += other_squares + distance * distance * count * share;
+    mean = fmaf(distance, share, mean);
+    count = both;
+  }
+  DEVICE void merge_lane(int bits) {
+    const float a = __shfl_xor_sync(FULL_WARP, count, bits), b = __shfl_xor_sync(FULL_WARP, mean, bits);
+    merge(a, b, __shfl_xor_sync(FULL_WARP, squares, bits));
+  }
+  DEVICE void merge_stored(const float* numbers) { merge(numbers[0], numbers[1], numbers[2]); }
+  DEVICE void store(float* numbers) const { numbers[0] = count, numbers[1] = mean, numbers[2] = squares; }
+};
+
+// The sums of dy behind the ReLU, and of dy (x - mean).
+struct Gradients {
+  static constexpr int NUMBERS = 2;
+  static constexpr bool READS_DY = true;
+  float total = 0, along = 0;
+  DEVICE void take(float distance, float g) {
+    total += g;
+    along = fmaf(g, distance, along);
+  }
+  DEVICE void close() {}
+  DEVICE void merge_lane(int bits) {
+    total += __shfl_xor_sync(FULL_WARP, total, bits);
+    along += __shfl_xor_sync(FULL_WARP, along, bits);
+  }
+  DEVICE void merge_stored(const float* numbers) { total += numbers[0], along += numbers[1]; }
+  DEVICE void store(float* numbers) const { numbers[0] = total, numbers[1] = along; }
+};
+
+// Some dy, and what backward reads beside. Without x there is no ReLU, and (x - mean) counts as 0.
+template <int COUNT>
+struct GradientPack {
+  Packed<float, COUNT> x, y, dy;
+  bool has_x, has_y;
+  DEVICE float distance(int j, const Channel& c) const { return has_x ? x.v[j] - c.mean : 0.0f; }
+  DEVICE float gradient(int j, const Channel& c, float slope) const {
+    const float side = has_y ? y.v[j] : has_x ? normalised(x.v[j], c) : 1.0f;
+    return side > 0 ? dy.v[j] : slope * dy.v[j];
+  }
+};
+template <int COUNT>
+DEVICE GradientPack<COUNT> load_gradients(int64 at, const float* x, const float* y, const float* dy) {
+  GradientPack<COUNT> pack = {{}, {}, load_packed<COUNT>(dy + at), x != nullptr, y != nullptr};
+  if (x) pack.x = load_packed<COUNT>(x + at);
+  if (y) pack.y = load_packed<COUNT>(y + at);
+  return pack;
+}
+
+// The sums of part blockIdx.y of channel blockIdx.x, or (NARROW) of channels 32 blockIdx.x and on. COUNT > 1 needs
+// `cells` to be a multiple of it. Where Sums is Gradients, x may be null, and y is null unless there is a residual.
+template <class Sums, int COUNT, bool NARROW>
+__global__ void __launch_bounds__(THREADS)
+bn_reduce(int images, int channels, int cells, const float* x, const float* y, const float* dy, const Channel* all,
+          float slope, float* __restrict__ partial) {
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, part = blockIdx.y, parts = gridDim.y;
+  const int channel = NARROW ? min(int(blockIdx.x) * 32 + lane, channels - 1) : blockIdx.x;
+  Channel c = {};
+  if constexpr (Sums::READS_DY) c = load_four(all, channel);
+  Sums sums;
+  auto take = [&](int64 at) {
+    if constexpr (Sums::READS_DY) {
+      const auto pack = load_gradients<COUNT>(at, x, y, dy);
+#pragma unroll
+      for (int j = 0; j < COUNT; ++j) sums.take(pack.distance(j, c), pack.gradient(j, c, slope));
+    } else {
+      const auto values = load_packed<COUNT>(x + at);
+#pragma unroll
+      for (const float value : values.v) sums.take(value, 0);
+    }
+  };
+  if constexpr (NARROW) {
+    const int share = divide_up(images, parts), end = min((part + 1) * share, images);
+    for (int image = part * share + warp; image < end; image += WARPS)
+#pragma unroll 1
+      for (int cell = 0; cell < cells; ++cell) take((int64(image) * channels + channel) * cells + cell);
+  } else {
+    const int packs = cells / COUNT, step_images = THREADS / packs, step = THREADS % packs;
+    const int total = images * packs, share = divide_up(total, parts);
+    const int begin = min(part * share, total), end = min(begin + share, total);
+    int image = (begin + int(threadIdx.x)) / packs, pack = (begin + int(threadIdx.x)) % packs;
+#pragma unroll 4
+    for (int i = begin + threadIdx.x; i < end; i += THREADS) {
+      take((int64(image) * channels + channel) * cells + pack * COUNT);
+      image += step_images;
+      pack += step;
+      if (pack >= packs) pack -= packs, ++image;
+    }
+  }
+  sums.close();
+
+  constexpr int SETS = NARROW ? 32 : 1;  // NARROW: a channel to each lane, which the warps share; else all to warp 0
+  __shared__ float kept[WARPS][SETS][Sums::NUMBERS];
+  if constexpr (!NARROW) {
+#pragma unroll
+    for (int bits = 16; bits > 0; bits >>= 1) sums.merge_lane(bits);
+  }
+  if (NARROW || lane == 0) sums.store(kept[warp][NARROW ? lane : 0]);
+  __syncthreads();
+  if (warp != 0 || (!NARROW && lane != 0)) return;
+  for (int other = 1; other < WARPS; ++other) sums.merge_stored(kept[other][NARROW ? lane : 0]);
+  if (NARROW && int(blockIdx.x) * 32 + lane >= channels) return;
+  sums.store(partial + (int64(channel) * parts + part) * Sums::NUMBERS);
+}
+
+// The sums of a channel, from all its parts: by one warp, lane 0 gets them.
+template <class Sums>
+DEVICE Sums whole_channel(const float* partial, int channel, int parts) {
+  Sums sums;
+  for (int part = threadIdx.x % 32; part < parts; part += 32)
+    sums.merge_stored(partial + (int64(channel) * parts + part) * Sums::NUMBERS);
+#pragma unroll
+  for (int bits = 16; bits > 0; bits >>= 1) sums.merge_lane(bits);
+  return sums;
+}
+
+// A warp for each channel: its numbers from the batch's moments, or where `partial` is null from the running ones,
+// divided by `running_weight` where there is one (0 counts as no statistics). The running ones become `keep` times
+// themselves plus `add` times the batch's, the variance `unbias` times that, and the weight `keep` times itself plus 1.
+// Everything from `running_mean` to `bias` may be null, the running mean and variance together.
+extern "C" __global__ void __launch_bounds__(THREADS)
+bn_finish(int channels, int parts, const float* __restrict__ partial, float eps, float keep, float add, float unbias,
+          float* running_mean, float* running_variance, float* running_weight, const float* factor, const float* bias,
+          Channel* __restrict__ all) {
+  const int channel = blockIdx.x * WARPS + threadIdx.x / 32;
+  if (channel >= channels) return;
+  float mean, variance;
+  if (partial) {
+    const Moments moments = whole_channel<Moments>(partial, channel, parts);
+    mean = moments.mean;
+    variance = moments.squares / moments.count;
+  } else {
+    const float weight = running_weight ? *running_weight : 1.0f, share = weight == 0 ? 0.0f : 1.0f / weight;
+    mean = running_mean[channel] * share;
+    variance = running_variance[channel] * share;
+  }
+  if (threadIdx.x % 32 != 0) return;
+  if (partial && running_mean) {
+    running_mean[channel] = keep * running_mean[channel] + add * mean;
+    running_variance[channel] = keep * running_variance[channel] + add * (unbias * variance);
+    if (running_weight && channel == 0) *running_weight = keep * *running_weight + 1;
+  }
+  const float inverse = 1.0f / sqrtf(variance + eps);
+  all[channel] = {mean, inverse, factor ? factor[channel] * inverse : inverse, bias ? bias[channel] : 0.0f};
+}
+
+// A warp for each channel: adds to the gradients of factor and bias (either may be null), and makes the slopes of dx.
+// `share` is 1 / (N cells), or 0 where mean and variance are constants. `partial` may be null where nothing needs it.
+extern "C" __global__ void __launch_bounds__(THREADS)
+bn_finish_backward(int channels, int parts, const float* __restrict__ partial, float share,
+                   const Channel* __restrict__ all, float* factor_gradient, float* bias_gradient,
+                   Slopes* __restrict__ slopes) {
+  const int channel = blockIdx.x * WARPS + threadIdx.x / 32;
+  if (channel >= channels) return;
+  Gradients sums;
+  if (partial) sums = whole_channel<Gradients>(partial, channel, parts);
+  if (threadIdx.x % 32 != 0) return;
+  const Channel c = load_four(all, channel);
+  const float along = sums.along * c.inverse;
+  if (factor_gradient) factor_gradient[channel] += along;
+  if (bias_gradient) bias_gradient[channel] += sums.total;
+  slopes[channel] = {c.scale, -c.inverse * along * share, -sums.total * share, 0.0f};
+}
+
+// Calls body(j, channel) for the elements i to i + COUNT - 1; `enter(channel)` before the first of each channel.
+template <int COUNT, class Enter, class Body>
+DEVICE void for_channels(int64 i, const Divisor& channels, const Divisor& cells, const Enter& enter, const Body& body) {
+  unsigned row = static_cast<unsigned>(i), cell = cells.split(row), channel = channels.split(row);
+  enter(channel);
+#pragma unroll
+  for (int j = 0; j < COUNT; ++j) {
+    body(j);
+    if (j + 1 < COUNT && ++cell == cells.divisor) {
+      cell = 0;
+      channel = channel + 1 == channels.divisor ? 0 : channel + 1;
+      enter(channel);
+    }
+  }
+}
+
+#define SIZES unsigned channels, uint64 channels_reciprocal, unsigned cells, uint64 cells_reciprocal
+
+// `kept` gets x, which y may overwrite; residual and kept may be null.
+template <int COUNT>
+__global__ void __launch_bounds__(THREADS)
+bn_apply(int64 n, SIZES, const float* x, const float* residual, const Channel* __restrict__ all, float slope, float* y,
+         float* __restrict__ kept) {
+  for_each_pack<COUNT>(n, [&](int64 i, auto pack) {
+    constexpr int count = decltype(pack)::count;
+    auto values = load_packed<count>(x + i);
+    Packed<float, count> others = {};
+    if (residual) others = load_packed<count>(residual + i);
+    if (kept) store_packed(kept + i, values);
+    Channel c;
+    for_channels<count>(
+        i, Divisor{channels, channels_reciprocal}, Divisor{cells, cells_reciprocal}, [&](unsigned channel) { c = load_four(all, channel); },
+        [&](int j) { values.v[j] = relu(normalised(values.v[j], c) + others.v[j], slope); });
+    store_packed(y + i, values);
+  });
+}
+
+// x and y as for bn_reduce. dx gets its gradient and dresidual the residual's; either may be null, and may be dy.
+template <int COUNT>
+__global__ void __launch_bounds__(THREADS)
+bn_apply_backward(int64 n, SIZES, const float* x, const float* y, const float* dy, const Channel* __restrict__ all,
+                  const Slopes* __restrict__ slopes, float slope, float* dx, float* dresidual) {
+  for_each_pack<COUNT>(n, [&](int64 i, auto pack) {
+    constexpr int count = decltype(pack)::count;
+    const auto read = load_gradients<count>(i, x, y, dy);
+    Packed<float, count> gradients, results;
+    Channel c;
+    Slopes s;
+    for_channels<count>(
+        i, Divisor{channels, channels_reciprocal}, Divisor{cells, cells_reciprocal},
+        [&](unsigned channel) { c = load_four(all, channel), s = load_four(slopes, channel); },
+        [&](int j) {
+          gradients.v[j] = read.gradient(j, c, slope);
+          results.v[j] = s.scale * (gradients.v[j] + fmaf(s.along, read.distance(j, c), s.shift));
+        });
+    if (dx) store_packed(dx + i, results);
+    if (dresidual) store_packed(dresidual + i, gradients);
+  });
+}

@@ -1,0 +1,433 @@
+// Convolution in fp32 on the ordinary cores, as implicit matrix products: no unrolled copy of the input is made.
+//
+// Layout: x (N, C, H, W), w (K, C / group, R, S), y (N, K, P, Q), all dense. A product's columns, or the terms of its
+// sums, are the cells of all images; which cells of x and y meet at a tap is looked up in tables, or stepped along.
+// Mapping: one block for a tile of BM x BN results; blockIdx.y is the group. A thread computes TM x TN results, in
+// groups of 4 neighbours that lie apart, so that the lanes of a warp read neighbouring words of shared memory.
+// Bound: 2 K (C / group) R S N P Q FLOPs in each direction; a block reads (BM + BN) floats for each term of its
+// BM BN results.
+#include "cell_walk.cuh"
+
+// One term of the sums of a class: a channel and a kernel position. It lies `offset` floats, or `row` and `column` cells
+// in its channel, behind a column's first source cell. `bits` has the bit of its row of the kernel among the low ones,
+// and that of its column among the high ones. Terms that only fill up a tile are outside every image, by `bits` and `row`.
+struct Term {
+  int offset;
+  unsigned bits;
+  int row, column;
+};
+constexpr int ROW_BITS = 16;  // the other 15 are columns'; the last one stands for no column
+// The output cells (first_row + u ROW_STEP, first_column + v COLUMN_STEP) of all images, which have the same taps: rows
+// of the kernel that lie `tap_row_step` source rows apart, from `first_tap_row` on, and columns likewise. A forward pass
+// has one class, a backward pass to x one for each remainder of its cells by the stride. `padded_terms`: in the table.
+struct CellClass {
+  int terms, padded_terms, first_term, rows, columns, first_row, first_column, first_weight;
+  int tap_rows, first_tap_row, tap_row_step, tap_columns, first_tap_column, tap_column_step;
+};
+struct Images {
+  int channels, rows, columns;
+  DEVICE int64 floats() const { return int64(channels) * rows * columns; }
+  DEVICE int plane() const { return rows * columns; }
+};
+// A group's channels of some images, and the cells between the first source cells of neighbouring output cells.
+struct Source {
+  const float* data;
+  Images images;
+  int row_step, column_step;
+};
+
+// A thread's part of a tile: BK terms of BM rows and of BN columns, multiplied and added up. The lanes of a warp are dealt
+// out over 4 x 8 places, which needs the fewest words of shared memory for their products.
+template <int BM, int BN, int BK, int TM, int TN>
+struct TileSums {
+  static constexpr int ROWS = TM, COLUMNS = TN, DOWN = BM / TM, ACROSS = BN / TN, THREADS = DOWN * ACROSS, PAD = 4;
+  static constexpr int ROW_GROUP = DOWN * 4, COLUMN_GROUP = ACROSS * 4;
+  static_assert(DOWN % 4 == 0 && ACROSS % 8 == 0 && TM % 4 == 0 && TN % 4 == 0);
+  using A = float[BK][BM + PAD];
+  using B = float[BK][BN + PAD];
+  float sums[TM][TN] = {};
+
+  STATIC_DEVICE int row(int i) {
+    return i / 4 * ROW_GROUP + (threadIdx.x / 32 / (ACROSS / 8) * 4 + threadIdx.x % 32 / 8) * 4 + i % 4;
+  }
+  STATIC_DEVICE int row_step(int i) { return i % 4 ? 1 : ROW_GROUP - 3; }  // from row i - 1
+  STATIC_DEVICE int column(int j) {
+    return j / 4 * COLUMN_GROUP + (threadIdx.x / 32 % (ACROSS / 8) * 8 + threadIdx.x % 8) * 4 + j % 4;
+  }
+
+  DEVICE void multiply(const A& a, const B& b) {
+#pragma unroll
+    for (int kk = 0; kk < BK; ++kk) {
+      Packed<float, 4> x[TM / 4], y[TN / 4];
+#pragma unroll
+      for (int i = 0; i < TM / 4; ++i) x[i] = load_packed<4>(&a[kk][row(4 * i)]);
+#pragma unroll
+      for (int j = 0; j < TN / 4; ++j) y[j] = load_packed<4>(&b[kk][column(4 * j)]);
+#pragma unroll
+      for (int i = 0; i < TM; ++i)
+#pragma unroll
+        for (int j = 0; j < TN; ++j) sums[i][j] = fmaf(x[i / 4].v[i % 4], y[j / 4].v[j % 4], sums[i][j]);
+    }
+  }
+};
+
+// The filters' side of a product: `turned`, four rows at once. Tiles are fetched in order; all of a tile's terms are there.
+template <int BM, int BK, int THREADS>
+struct FilterTile {
+  static constexpr int EACH = BM * BK / (4 * THREADS), ACROSS = BM / 4, APART = THREADS / ACROSS;
+  static_assert(BM * BK % (4 * THREADS) == 0 && THREADS % ACROSS == 0);
+  const float* turned;  // the first of this thread in the next tile
+  int pitch;            // floats from one term to the next; 0 where the rows are beyond the last
+  Packed<float, 4> next[EACH] = {};
+
+  DEVICE FilterTile(const float* bank, int pitch, int row0) {
+    const int row = row0 + threadIdx.x % ACROSS * 4, term = threadIdx.x / ACROSS;
+    turned = bank + (int64(term) * pitch + row);
+    this->pitch = row < pitch ? pitch : 0;
+  }
+  DEVICE void fetch() {
+    if (pitch == 0) return;
+#pragma unroll
+    for (int i = 0; i < EACH; ++i, turned += APART * pitch) next[i] = load_packed<4>(turned);
+  }
+  template <class Tile>
+  DEVICE void keep(Tile& tile) const {
+#pragma unroll
+    for (int i = 0; i < EACH; ++i)
+      store_packed(&tile[threadIdx.x / ACROSS + i * APART][threadIdx.x % ACROSS * 4], next[i]);
+  }
+};
+
+// The images' side: each thread follows one column, whose first source cell it works out once; the table of terms says
+// where to go from there. A whole warp is at the same term. Tiles are fetched in order.
+template <int BN, int BK, int THREADS>
+struct Follower {
+  static constexpr int EACH = BN * BK / THREADS, TERMS_APART = THREADS / BN;
+  static_assert(THREADS % BN == 0);
+  const float* first;  // may lie outside the images: what a term adds may be needed to come inside
+  const Term* terms;   // the first of this thread in the next tile
+  int row, column;
+  bool there;
+  float next[EACH];
+
+  DEVICE Follower(const Source& source, const Term* terms, const CellClass& cells, unsigned column_count, unsigned column0)
+      : terms(terms + threadIdx.x / BN) {
+    const unsigned at = column0 + threadIdx.x % BN, plane = cells.rows * cells.columns, cell = at % plane;
+    row = static_cast<int>(cell / cells.columns) * source.row_step;
+    column = static_cast<int>(cell % cells.columns) * source.column_step;
+    first = source.data + (at / plane * source.images.floats() + int64(row) * source.images.columns + column);
+    there = at < column_count;
+  }
+  template <class Tile>
+  DEVICE void keep(Tile& tile) const {
+#pragma unroll
+    for (int i = 0; i < EACH; ++i) tile[threadIdx.x / BN + i * TERMS_APART][threadIdx.x % BN] = next[i];
+  }
+};
+// Kernels of up to 16 rows and 15 columns: what lies inside the image is a mask.
+template <int BN, int BK, int THREADS>
+struct MaskedTile : Follower<BN, BK, THREADS> {
+  using Base = Follower<BN, BK, THREADS>;
+  unsigned mask = 0;
+
+  DEVICE MaskedTile(const Source& source, const Term* terms, const CellClass& cells, unsigned column_count,
+                    unsigned column0)
+      : Base(source, terms, cells, column_count, column0) {
+    int at = this->row + cells.first_tap_row;
+    for (int i = 0; i < cells.tap_rows; ++i, at += cells.tap_row_step)
+      mask |= unsigned(this->there && unsigned(at) < unsigned(source.images.rows)) << i;
+    at = this->column + cells.first_tap_column;
+    for (int i = 0; i < cells.tap_columns; ++i, at += cells.tap_column_step)
+      mask |= unsigned(unsigned(at) < unsigned(source.images.columns)) << (ROW_BITS + i);
+  }
+  DEVICE void fetch() {
+#pragma unroll
+    for (int i = 0; i < Base::EACH; ++i) {
+      const auto term = load_packed<2>(&this->terms[i * Base::TERMS_APART].offset);
+      this->next[i] = (mask & term.v[1]) == unsigned(term.v[1]) ? this->first[term.v[0]] : 0.0f;
+    }
+    this->terms += BK;
+  }
+};
+// Kernels of any size.
+template <int BN, int BK, int THREADS>
+struct ComparedTile : Follower<BN, BK, THREADS> {
+  using Base = Follower<BN, BK, THREADS>;
+  int rows, columns;
+
+  DEVICE ComparedTile(const Source& source, const Term* terms, const CellClass& cells, unsigned column_count,
+                      unsigned column0)
+      : Base(source, terms, cells, column_count, column0),
+        rows(this->there ? source.images.rows : 0),
+        columns(source.images.columns) {}
+  DEVICE void fetch() {
+#pragma unroll
+    for (int i = 0; i < Base::EACH; ++i) {
+      const auto term = load_packed<4>(&this->terms[i * Base::TERMS_APART].offset);
+      const bool inside = unsigned(this->row + term.v[2]) < unsigned(rows) &&
+                          unsigned(this->column + term.v[3]) < unsigned(columns);
+      this->next[i] = inside ? this->first[term.v[0]] : 0.0f;
+    }
+    this->terms += BK;
+  }
+};
+
+// The images' side of 1x1 filters with stride 1 and no pad: four cells at once, which needs planes of a multiple of
+// four cells at addresses of 16 bytes. Term t is channel t.
+template <int BN, int BK, int THREADS>
+struct PlaneTile {
+  static constexpr int EACH = BN * BK / (4 * THREADS), ACROSS = BN / 4, TERMS_APART = THREADS / ACROSS;
+  static_assert(BN * BK % (4 * THREADS) == 0 && THREADS % ACROSS == 0);
+  const float* first;  // of this thread in the next tile
+  int plane, left;     // left: terms from there on
+  Packed<float, 4> next[EACH];
+
+  DEVICE PlaneTile(const Source& source, const Term*, const CellClass& cells, unsigned column_count, unsigned column0)
+      : plane(source.images.plane()) {
+    const unsigned at = column0 + threadIdx.x % ACROSS * 4;
+    const int term = threadIdx.x / ACROSS;
+    left = at < column_count ? cells.terms - term : 0;
+    first = source.data + (at / plane * source.images.floats() + int64(term) * plane + at % plane);
+  }
+  DEVICE void fetch() {
+#pragma unroll
+    for (int i = 0; i < EACH; ++i)
+      next[i] = i * TERMS_APART < left ? load_packed<4>(first + int64(i) * TERMS_APART * plane) : Packed<float, 4>{};
+    first += int64(BK) * plane;
+    left -= BK;
+  }
+  template <class Tile>
+  DEVICE void keep(Tile& tile) const {
+#pragma unroll
+    for (int i = 0; i < EACH; ++i)
+      store_packed(&tile[threadIdx.x / ACROSS + i * TERMS_APART][threadIdx.x % ACROSS * 4], next[i]);
+  }
+};
+
+// Which results a block computes: rows are a group's filters or channels, columns the cells of a class in all images.
+template <int BM, int BN>
+struct Share {
+  unsigned plane, column_count, column0;
+  int row0;
+  DEVICE Share(const CellClass& cells, int images, int rows) {
+    const unsigned down = divide_up(rows, BM);  // tiles of the same cells are next to each other
+    plane = cells.rows * cells.columns;
+    column_count = images * plane;
+    row0 = blockIdx.x % down * BM;
+    column0 = blockIdx.x / down * BN;
+  }
+};
+
+DEVICE float biased_relu(float sum, float bias, float slope) {
+  const float y = sum + bias;
+  return y > 0 ? y : slope == 0 && y <= 0 ? 0.0f : slope * y;  // with no slope -inf gives 0, and a NaN stays one
+}
+
+// Stores a thread's sums, with bias and ReLU; COUNT of a row at once. Addresses are stepped along, not kept for all.
+template <int COUNT, class Sums, class Place>
+DEVICE void store_images(const Sums& sums, const CellClass& cells, const Place& share, int rows, const Images& images,
+                         float* target, int row_step, int column_step, const float* bias, float slope) {
+#pragma unroll
+  for (int j = 0; j < Sums::COLUMNS; j += COUNT) {
+    const unsigned column = share.column0 + Sums::column(j), n = column / share.plane, cell = column % share.plane;
+    if (column >= share.column_count) continue;
+    const int r = cells.first_row + cell / cells.columns * row_step;
+    const int col = cells.first_column + cell % cells.columns * column_step;
+    int row = share.row0 + Sums::row(0);
+    float* to = target + n * images.floats() + (int64(row) * images.rows + r) * images.columns + col;
+#pragma unroll
+    for (int i = 0; i < Sums::ROWS; ++i) {
+      if (i > 0) {
+        const int step = Sums::row_step(i);
+        row += step;
+        to += int64(step) * images.plane();
+      }
+      if (row >= rows) continue;
+      const float b = bias ? bias[row] : 0.0f;
+      Packed<float, COUNT> y;
+#pragma unroll
+      for (int e = 0; e < COUNT; ++e) y.v[e] = biased_relu(sums.sums[i][j + e], b, slope);
+      store_packed(to, y);
+    }
+  }
+}
+
+// target = relu(filters x source + bias): the forward pass, and the backward pass to x, whose source is dy.
+// blockIdx.z is the class of cells. `packed`: four neighbouring columns are four neighbouring cells of target at an
+// address of 16 bytes. What is needed after the sums waits in shared memory, or is worked out anew: registers are scarce.
+template <template <int, int, int> class SourceTile, int BM, int BN, int BK, int TM, int TN>
+__global__ void __launch_bounds__(BM / TM * (BN / TN), BM / TM * (BN / TN) == 128 ? 3 : 2)
+convolve(int images, const CellClass* __restrict__ classes, const Term* __restrict__ terms,
+         const float* __restrict__ turned, const float* __restrict__ source, int source_channels, int source_rows,
+         int source_columns, int row_step, int column_step, float* __restrict__ target, int target_channels,
+         int target_rows, int target_columns, int target_row_step, int target_column_step,
+         const float* __restrict__ bias, float slope, bool packed) {
+  using Sums = TileSums<BM, BN, BK, TM, TN>;
+  constexpr int THREADS = Sums::THREADS;
+  __shared__ __align__(16) typename Sums::A a_tile[2];
+  __shared__ __align__(16) typename Sums::B b_tile[2];
+  __shared__ CellClass cells;
+  if (threadIdx.x == 0) cells = classes[blockIdx.z];
+  __syncthreads();
+  const int groups = gridDim.y, group = blockIdx.y, rows = target_channels / groups, terms_here = cells.terms;
+  const Share<BM, BN> share(cells, images, rows);
+  if (share.column0 >= share.column_count) return;  // another class has more cells
+  source += int64(group) * (source_channels / groups) * source_rows * source_columns;
+  const int pitch = divide_up(rows, 4) * 4;
+  turned += cells.first_weight + int64(group) * pitch * cells.padded_terms;
+
+  Sums sums;
+  FilterTile<BM, BK, THREADS> a_next(turned, pitch, share.row0);
+  SourceTile<BN, BK, THREADS> b_next({source, {source_channels, source_rows, source_columns}, row_step, column_step},
+                                     terms + cells.first_term, cells, share.column_count, share.column0);
+  auto fetch = [&] {
+    a_next.fetch();
+    b_next.fetch();
+  };
+  auto keep = [&](int slot) {
+    a_next.keep(a_tile[slot]);
+    b_next.keep(b_tile[slot]);
+  };
+  if (terms_here > 0) {
+    fetch();
+    keep(0);
+    __syncthreads();
+  }
+  int slot = 0;
+  for (int left = terms_here; left > 0; left -= BK, slot ^= 1) {
+    const bool more = left > BK;
+    if (more) fetch();
+    sums.multiply(a_tile[slot], b_tile[slot]);
+    if (more) keep(slot ^ 1);
+    __syncthreads();
+  }
+
+  const Share<BM, BN> stored(cells, images, rows);
+  const Images target_images{target_channels, target_rows, target_columns};
+  target += int64(group) * rows * target_images.plane();
+  if (bias) bias += group * rows;
+  if (packed)
+    store_images<4>(sums, cells, stored, rows, target_images, target, target_row_step, target_column_step, bias, slope);
+  else
+    store_images<1>(sums, cells, stored, rows, target_images, target, target_row_step, target_column_step, bias, slope);
+}
+
+// The filters of each class of cells (blockIdx.z) as `convolve` reads them: for each group (blockIdx.y) its terms and a few
+// zeros, each with all rows and zeros up to a multiple of four. `places`: where the weight of each term lies among a
+// group's filters, for the first row; rows are `row_step` weights apart. A block turns squares of 32 x 32. Bound: memory;
+// 8 bytes a weight.
+extern "C" __global__ void __launch_bounds__(256)
+turn_filters(const CellClass* __restrict__ classes, const int* __restrict__ places, int rows, int row_step,
+             int group_floats, const float* __restrict__ weights, float* __restrict__ turned) {
+  __shared__ float square[32][33];
+  const CellClass cells = classes[blockIdx.z];
+  const int pitch = divide_up(rows, 4) * 4, across = divide_up(pitch, 32), squares = across * divide_up(cells.padded_terms, 32);
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  weights += int64(blockIdx.y) * group_floats;
+  turned += cells.first_weight + int64(blockIdx.y) * pitch * cells.padded_terms;
+  for (int at = blockIdx.x; at < squares; at += gridDim.x) {
+    const int row0 = at % across * 32, term0 = at / across * 32, term = term0 + lane;
+    const int place = term < cells.terms ? places[cells.first_term + term] : 0;
+    for (int i = warp; i < 32; i += 8)
+      square[i][lane] = term < cells.terms && row0 + i < rows ? weights[place + int64(row0 + i) * row_step] : 0.0f;
+    __syncthreads();
+    for (int i = warp; i < 32; i += 8)
+      if (term0 + i < cells.padded_terms && row0 + lane < pitch)
+        turned[int64(term0 + i) * pitch + row0 + lane] = square[lane][i];
+    __syncthreads();
+  }
+}
+
+DEVICE int pair_of(int row, int column) { return static_cast<int>(unsigned(row) << 16 | (unsigned(column) & 0xffffu)); }
+DEVICE int row_of(int pair) { return pair >> 16; }
+DEVICE int column_of(int pair) { return static_cast<short>(pair & 0xffff); }
+
+// dw += dy x: rows are filters, columns the weights of a filter, terms the cells of y in all images. blockIdx.z takes
+// `cells_each` of them (a multiple of BK); with more than one part each leaves its sums in `partials` (part, K, C / group
+// R S). A thread is at one cell, of several filters and several weights.
+template <int BM, int BN, int BK, int TM, int TN>
+__global__ void __launch_bounds__(BM / TM * (BN / TN), BM / TM * (BN / TN) == 128 ? 3 : 2)
+correlate(int images, unsigned cells_each, const float* __restrict__ x, int channels, int height, int width,
+          const float* __restrict__ dy, int filters, int out_rows, int out_columns, int kernel_rows, int kernel_columns,
+          int row_stride, int column_stride, int row_pad, int column_pad, int row_dilation, int column_dilation,
+          int n_step, int p_step, int q_step, float* __restrict__ dw, float* __restrict__ partials) {
+  using Sums = TileSums<BM, BN, BK, TM, TN>;
+  constexpr int THREADS = Sums::THREADS, APART = THREADS / BK, A_EACH = BM / APART, B_EACH = BN / APART;
+  static_assert(THREADS % BK == 0 && BM % APART == 0 && BN % APART == 0);
+  __shared__ __align__(16) typename Sums::A a_tile[2];
+  __shared__ __align__(16) typename Sums::B b_tile[2];
+  const int groups = gridDim.y, group = blockIdx.y, rows = filters / groups, group_channels = channels / groups;
+  const int taps = kernel_rows * kernel_columns, columns = group_channels * taps;
+  const unsigned across = divide_up(columns, BN);
+  const int row0 = blockIdx.x / across * BM, column0 = blockIdx.x % across * BN;
+  const unsigned plane = out_rows * out_columns, all = images * plane;
+  const unsigned begin = blockIdx.z * cells_each, end = min(all, begin + cells_each);
+  const int kk = threadIdx.x % BK, side = threadIdx.x / BK;
+  const Images x_images{channels, height, width}, y_images{filters, out_rows, out_columns};
+  x += int64(group) * group_channels * x_images.plane();
+  dy += (int64(group) * rows + row0 + side) * plane;
+
+  int offset[B_EACH], tap[B_EACH];  // tap: its row and column
+  const int columns_here = columns - column0 - side, rows_here = rows - row0 - side;
+#pragma unroll
+  for (int j = 0; j < B_EACH; ++j) {
+    const int column = j * APART < columns_here ? column0 + side + j * APART : 0, place = column % taps;
+    const int r = place / kernel_columns * row_dilation - row_pad, s = place % kernel_columns * column_dilation - column_pad;
+    tap[j] = pair_of(r, s);
+    offset[j] = column / taps * x_images.plane() + r * width + s;
+  }
+  float a_next[A_EACH], b_next[B_EACH];
+  CellWalk walk(begin + kk, out_rows, out_columns);
+  auto fetch = [&](unsigned cell) {
+    const int a_rows = cell + kk < end ? rows_here : 0, b_columns = cell + kk < end ? columns_here : 0;
+    const float* dy_cell = dy + (walk.n * y_images.floats() + walk.p * out_columns + walk.q);
+#pragma unroll
+    for (int i = 0; i < A_EACH; ++i, dy_cell += int64(APART) * plane)
+      a_next[i] = i * APART < a_rows ? *dy_cell : 0.0f;
+    const int row = walk.p * row_stride, column = walk.q * column_stride;
+    const float* x_cell = x + (walk.n * x_images.floats() + int64(row) * width + column);
+#pragma unroll
+    for (int j = 0; j < B_EACH; ++j) {
+      const bool inside = j * APART < b_columns && unsigned(row + row_of(tap[j])) < unsigned(height) &&
+                          unsigned(column + column_of(tap[j])) < unsigned(width);
+      b_next[j] = inside ? x_cell[offset[j]] : 0.0f;
+    }
+    walk.advance(n_step, p_step, q_step, out_rows, out_columns);
+  };
+  auto keep = [&](int slot) {
+#pragma unroll
+    for (int i = 0; i < A_EACH; ++i) a_tile[slot][kk][side + i * APART] = a_next[i];
+#pragma unroll
+    for (int j = 0; j < B_EACH; ++j) b_tile[slot][kk][side + j * APART] = b_next[j];
+  };
+
+  Sums sums;
+  fetch(begin);
+  keep(0);
+  __syncthreads();
+  int slot = 0;
+  for (unsigned cell = begin; cell < end; cell += BK, slot ^= 1) {
+    const bool more = end - cell > BK;
+    if (more) fetch(cell + BK);
+    sums.multiply(a_tile[slot], b_tile[slot]);
+    if (more) keep(slot ^ 1);
+    __syncthreads();
+  }
+
+  float* const target = gridDim.z > 1 ? partials + blockIdx.z * (int64(filters) * columns) : dw;
+  int row = row0 + Sums::row(0);
+  float* to = target + (int64(group) * rows + row) * columns + column0;
+#pragma unroll
+  for (int i = 0; i < TM; ++i) {
+    if (i > 0) {
+      row += Sums::row_step(i);
+      to += int64(Sums::row_step(i)) * columns;
+    }
+    if (row >= rows) continue;
+#pragma unroll
+    for (int j = 0; j < TN; ++j) {
+      const int column = Sums::column(j);
+      if (column < columns - column0) to[column] = sums.sums[i][j] + (gridDim.z > 1 ? 0.0f : to[column]);
+    }
+  }
+}

@@ -1,0 +1,199 @@
+"""What convolution and deconvolution on oneDNN share: filters, a bias, and a ReLU that may follow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final
+
+from netc.backends.cpu.activation import add_relu_backward, relu_can_end, slope_of
+from netc.backends.cpu.chain import fits
+from netc.backends.cpu.geometry import Geometry
+from netc.backends.cpu.layout import descriptor_of, layout_for
+from netc.backends.cpu.onednn import (
+    Attributes,
+    Descriptor,
+    Engine,
+    PrimitiveDescriptor,
+    Refused,
+    Routine,
+    describe,
+    kinds,
+)
+from netc.backends.form import NHWC, PLAIN, Form, Mode, Run
+from netc.graph import Node
+from netc.layer import Buffers
+from netc.layer.conv import SlidingFilters
+
+IMAGE_CHANNELS: Final = 4  # a bottom of no more, without a gradient, holds images: it stays plain
+
+
+class FiltersForm(Form):
+    """y = relu(w * x + b), where the chain ends with a ReLU, else y = w * x + b.
+
+    The weights stay in Caffe's order: every pass reorders them, and their gradients on the way into the sum.
+    A plain bottom or top goes through whatever layout suits the primitive, which is faster than computing on
+    it.
+    """
+
+    def __init__(
+        self,
+        nodes: Sequence[Node],
+        mode: Mode,
+        engine: Engine,
+        kind: str,
+        geometry: Geometry,
+        layouts: tuple[str, str],
+    ) -> None:
+        super().__init__(nodes)
+        self.engine, self.geometry = engine, geometry
+        self.kind = kind
+        self.algorithm = kinds.CONVOLUTION_DIRECT if kind == "convolution" else kinds.DECONVOLUTION_DIRECT
+        self.slope = slope_of(self.nodes[-1]) if len(self.nodes) > 1 else None
+        self.biased = len(self.params) > 1
+        self.bottom_layouts, self.top_layouts = layouts[:1], layouts[1:]
+        self._describe_operands()
+        self.primitive = self._describe_forward(mode.backward)
+        self.forward_routine = self._forward_routine()
+        self.forward_workspace = self.forward_routine.workspace
+        self.backward_bottoms, self.backward_tops = (), ()
+        self.backward_routine = Routine(engine)
+        if mode.backward and self.needs_backward:
+            self._write_backward(self.backward_routine)
+            self.backward_workspace = self.backward_routine.workspace
+            self.backward_bottoms = (0,) if any(self.param_needs_grad) else ()
+            self.backward_tops = () if self.slope is None else (0,)
+        self.variant = f"onednn {self.primitive.implementation} {layouts[0]} to {layouts[1]}"
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether oneDNN would compute any part of it with its fallback."""
+        return self.forward_routine.is_slow or self.backward_routine.is_slow
+
+    def forward(self, b: Buffers) -> Run:
+        arrays = {"bottom": b.bottoms[0], "top": b.tops[0], "weight": b.params[0], "bias": b.params[-1]}
+        return self.forward_routine.bind(arrays, b.workspace)
+
+    def backward(self, b: Buffers) -> Run:
+        arrays = {
+            "bottom": b.bottoms[0],
+            "top": b.tops[0],
+            "weight": b.params[0],
+            "top gradient": b.top_grads[0],
+            "bottom gradient": b.bottom_grads[0],
+            "weight gradient": b.param_grads[0],
+            "bias gradient": b.param_grads[-1],
+        }
+        return self.backward_routine.bind(arrays, b.workspace)
+
+    def flops(self) -> int:
+        return self.geometry.flops
+
+    def _describe_operands(self) -> None:
+        """How the operands lie, and how the primitives may take them."""
+        engine, geometry = self.engine, self.geometry
+        (bottom_layout,), (top_layout,) = self.bottom_layouts or (), self.top_layouts or ()
+        self.bottom = descriptor_of(engine, geometry.bottom, bottom_layout)
+        self.top = descriptor_of(engine, geometry.top, top_layout)
+        self.weight = Descriptor.strided(engine, geometry.weight, geometry.weight_strides)
+        self.bias = Descriptor.strided(engine, geometry.bias)
+        self.inner_bottom = Descriptor.any(engine, geometry.bottom) if bottom_layout == PLAIN else self.bottom
+        self.inner_top = Descriptor.any(engine, geometry.top) if top_layout == PLAIN else self.top
+        self.inner_weight = Descriptor.any(engine, geometry.weight)
+
+    def _describe_forward(self, training: bool) -> PrimitiveDescriptor:
+        return describe(
+            self.engine,
+            f"{self.kind}_forward",
+            kinds.FORWARD_TRAINING if training else kinds.FORWARD_INFERENCE,
+            self.algorithm,
+            self.inner_bottom,
+            self.inner_weight,
+            self.bias if self.biased else None,
+            self.inner_top,
+            *self.geometry.windows,
+            attributes=Attributes(self.engine, slope=self.slope),
+        )
+
+    def _describe_backward(self, of: str, *operands: Descriptor | None) -> PrimitiveDescriptor:
+        """of: "data" or "weights"."""
+        arguments = (self.algorithm, *operands, *self.geometry.windows, self.primitive)
+        return describe(self.engine, f"{self.kind}_backward_{of}", *arguments)
+
+    def _forward_routine(self) -> Routine:
+        routine = Routine(self.engine)
+        reads = {kinds.SOURCE: routine.operand("bottom", self.bottom)}
+        reads[kinds.WEIGHTS] = routine.operand("weight", self.weight)
+        if self.biased:
+            reads[kinds.BIAS] = routine.operand("bias", self.bias)
+        routine.add(self.primitive, reads, {kinds.DESTINATION: routine.operand("top", self.top)})
+        return routine
+
+    def _write_backward(self, routine: Routine) -> None:
+        gradient = routine.operand("top gradient", self.top)
+        if self.slope is not None:
+            add_relu_backward(routine, self.slope, routine.operand("top", self.top), gradient)
+        if any(self.param_needs_grad):
+            self._add_weights(routine, gradient)
+        if self.input_needs_grad[0]:
+            data = self._describe_backward("data", self.inner_bottom, self.inner_weight, self.inner_top)
+            routine.add(
+                data,
+                {kinds.DESTINATION_GRADIENT: gradient, kinds.WEIGHTS: routine.operand("weight", self.weight)},
+                {kinds.SOURCE_GRADIENT: routine.operand("bottom gradient", self.bottom)},
+            )
+
+    def _add_weights(self, routine: Routine, gradient: str) -> None:
+        """The gradients of the weights and of the bias."""
+        biased = self.biased and self.param_needs_grad[1]
+        primitive = self._describe_backward(
+            "weights", self.inner_bottom, self.inner_weight, self.bias if biased else None, self.inner_top
+        )
+        reads = {kinds.SOURCE: routine.operand("bottom", self.bottom), kinds.DESTINATION_GRADIENT: gradient}
+        sums, unwanted = {}, {}
+        weight = routine.operand("weight gradient", self.weight)
+        if self.param_needs_grad[0]:
+            sums[kinds.WEIGHTS_GRADIENT] = weight
+        else:
+            unwanted[kinds.WEIGHTS_GRADIENT] = routine.temporary(
+                weight, primitive.argument(kinds.WEIGHTS_GRADIENT)
+            )
+        if biased:
+            sums[kinds.BIAS_GRADIENT] = routine.operand("bias gradient", self.bias)
+        routine.add(primitive, reads, unwanted, sums)
+
+
+def make_filters(
+    kind: str,
+    geometry_of: Callable[[SlidingFilters], Geometry | None],
+    nodes: Sequence[Node],
+    mode: Mode,
+    engine: Engine,
+) -> Form | None:
+    """The form of a layer with filters, and of the ReLU that may follow it, in the best layout that has a
+    fast primitive."""
+    layer = nodes[0].layer
+    assert isinstance(layer, SlidingFilters)
+    if not fits(nodes) or len(nodes[0].inputs) > 1 or (len(nodes) > 1 and not relu_can_end(nodes)):
+        return None
+    geometry = geometry_of(layer)
+    if geometry is None:
+        return None
+    for layouts in _layouts(layer, nodes[0], mode):
+        try:
+            form = FiltersForm(nodes, mode, engine, kind, geometry, layouts)
+        except Refused:
+            continue
+        if not form.is_slow:
+            return form
+    return None
+
+
+def _layouts(layer: SlidingFilters, node: Node, mode: Mode) -> Iterator[tuple[str, str]]:
+    """The layouts of bottom and top to try, the best first."""
+    wanted = layout_for(node.inputs[0], mode) if layer.axis == 1 else PLAIN
+    if node.inputs[0].shape[layer.axis] <= IMAGE_CHANNELS and not any(node.input_needs_grad):
+        yield PLAIN, wanted
+    yield wanted, wanted
+    if wanted != PLAIN:
+        yield NHWC, NHWC
+    yield PLAIN, PLAIN

@@ -1,0 +1,32 @@
+"""The CPU's fast forms: each family's table, and all of them as one."""
+
+from __future__ import annotations
+
+from netc.backends.cpu import (
+    activation,
+    bn,
+    concat,
+    conv,
+    conv_bn,
+    deconv,
+    dense,
+    eltwise,
+    lrn,
+    pool,
+    softmax,
+)
+from netc.backends.form import Maker
+
+FORMS: dict[tuple[str, ...], Maker] = {
+    **conv.FORMS,
+    **deconv.FORMS,
+    **dense.FORMS,
+    **bn.FORMS,
+    **conv_bn.FORMS,
+    **pool.FORMS,
+    **lrn.FORMS,
+    **activation.FORMS,
+    **softmax.FORMS,
+    **concat.FORMS,
+    **eltwise.FORMS,
+}

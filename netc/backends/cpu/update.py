@@ -1,0 +1,150 @@
+"""The parameters' update on the CPU: one pass over flat arrays, compiled by numba, shared out by OpenMP."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import math
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+
+import numpy as np
+
+from netc.backends.clipping import clip_scale
+from netc.backends.cuda.cache_folder import cache_folder
+from netc.backends.update_spec import UpdateSpec
+
+log = logging.getLogger(__name__)
+
+SMALLEST = 1 << 17  # elements; for fewer, numba is loaded more slowly than it ever makes good
+CHUNK = 1 << 14  # elements of a row: what threads share out
+THREAD_ELEMENTS = 1 << 15  # what a further thread must have to do to be worth its start
+OPENMP = "libgomp.so.1"  # oneDNN's: with one team for both, neither waits for cores that the other keeps busy
+CACHE = "cpu-update"
+
+Loop = Callable[[np.ndarray, int], None]  # runs on a JOB (update_loops.py) with a number of threads
+
+
+class FusedUpdate:
+    """Clips, divides by iter_size, regularises, applies the rule and subtracts, in one pass.
+
+    Gives the bits of netc/solver/update.py for any number of threads; only the norm for clipping is summed in
+    another order.
+    """
+
+    def __init__(
+        self, spec: UpdateSpec, data: np.ndarray, grad: np.ndarray, history: Sequence[np.ndarray]
+    ) -> None:
+        """Compiles the loops. Raises ImportError without numba, OSError without OpenMP."""
+        from netc.backends.cpu.update_loops import JOB
+
+        self._spec = spec
+        self._loop = compiled(spec.type)
+        self._square_sums = compiled("square_sums") if spec.clip >= 0 else None
+        self._rows = rows_of(spec)
+        most = -(-int(self._rows["count"].sum()) // THREAD_ELEMENTS)
+        self._threads = max(1, min(openmp().omp_get_max_threads(), most))
+        self._sums = np.zeros(self._threads)
+        self._arrays = (data, grad, *history)  # the job has their addresses
+        first, second = (*history, history[0])[:2]
+        values = {
+            "row_count": len(self._rows),
+            "l1": spec.l1,
+            "momentum": spec.momentum,
+            "momentum2": spec.momentum2,
+            "delta": spec.delta,
+            "lookahead": 1 + spec.momentum,
+            "new": 1 - spec.momentum,
+            "new2": 1 - spec.momentum2,
+        }
+        pointed = {"data": data, "grad": grad, "first": first, "second": second}
+        pointed.update(rows=self._rows, sums=self._sums)
+        self._job = np.zeros(1, JOB)
+        for name, value in values.items():
+            self._job[name] = value
+        for name, array in pointed.items():
+            self._job[name] = array.ctypes.data
+
+    def apply(self, iteration: int, rate: float) -> None:
+        """One update. iteration: the number of updates made before; rate: the learning rate."""
+        job, spec = self._job, self._spec
+        scale = 1.0
+        if self._square_sums is not None:
+            self._sums.fill(0)
+            self._square_sums(job, self._threads)
+            scale = clip_scale(math.sqrt(self._sums.sum()), spec.clip)
+        job["scale"] = scale / spec.iter_size
+        job["rate"] = rate
+        job["correction"] = adams_correction(spec, iteration) if spec.type == "Adam" else 1.0
+        self._loop(job, self._threads)
+
+
+def make_update(
+    spec: UpdateSpec, data: np.ndarray, grad: np.ndarray, history: Sequence[np.ndarray]
+) -> FusedUpdate | None:
+    """The update of these flat arrays; None where NumPy has to do it: they are not float32 or too small, or
+    numba or OpenMP are missing."""
+    if data.dtype != np.float32 or sum(count for _, count, _, _ in spec.runs) < SMALLEST:
+        return None
+    try:
+        return FusedUpdate(spec, data, grad, history)
+    except (ImportError, OSError) as error:
+        log.info("The update of the parameters would be faster with numba (pip install netc[cpu]): %s", error)
+        return None
+
+
+def rows_of(spec: UpdateSpec) -> np.ndarray:
+    """The runs, cut into chunks, as the loops read them."""
+    from netc.backends.cpu.update_loops import ROW
+
+    rows = [
+        (start + done, min(CHUNK, count - done), lr_mult, decay, 0)
+        for start, count, lr_mult, decay in spec.runs
+        for done in range(0, count, CHUNK)
+    ]
+    return np.array(rows, ROW)
+
+
+def adams_correction(spec: UpdateSpec, iteration: int) -> float:
+    """Of the bias that Adam's averages have towards their start, zero."""
+    t = iteration + 1
+    return math.sqrt(1 - spec.momentum2**t) / (1 - spec.momentum**t)
+
+
+@lru_cache(None)
+def openmp() -> ctypes.CDLL:
+    """GNU's OpenMP. Raises OSError where the machine has none."""
+    library = ctypes.CDLL(OPENMP)
+    # Of the interface that compilers use: runs a function with an argument in every thread of a team.
+    library.GOMP_parallel.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
+    library.GOMP_parallel.restype = None
+    return library
+
+
+@lru_cache(None)
+def compiled(name: str) -> Loop:
+    """A loop of update_loops.py by its solver type, compiled, or taken from the user's cache folder.
+
+    Raises ImportError without numba, OSError without OpenMP.
+    """
+    library = openmp()
+    import llvmlite.binding
+    import numba
+
+    from netc.backends.cpu import update_loops
+
+    llvmlite.binding.load_library_permanently(OPENMP)  # the loops ask it which thread they run in
+    loop = update_loops.LOOPS[name]
+    folder = numba.config.CACHE_DIR
+    numba.config.CACHE_DIR = folder or str(cache_folder(CACHE))
+    try:
+        native = numba.cfunc(update_loops.SIGNATURE, cache=True, **update_loops.OPTIONS[name])(loop)
+    finally:
+        numba.config.CACHE_DIR = folder
+
+    address = native.address
+
+    def run(job: np.ndarray, threads: int) -> None:
+        library.GOMP_parallel(address, job.ctypes.data, threads, 0)
+
+    return run

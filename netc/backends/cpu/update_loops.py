@@ -1,0 +1,187 @@
+"""The loops of the parameters' update, one for each solver type, for numba to compile; needs numba.
+
+Each is run by every thread of an OpenMP team with the same JOB, and works on its thread's share of the rows.
+It does what netc/solver/rules.py says, operation by operation in float32, so that both give the same bits.
+Bound: memory; 16 bytes an element for parameter and gradient, 8 for each history array.
+"""
+# mypy: allow-untyped-defs
+
+from __future__ import annotations
+
+from math import sqrt
+from typing import Any, Final
+
+import numpy as np
+from numba import carray, float32, float64, from_dtype, int32, int64, njit, types
+from numba.extending import intrinsic
+
+# One stretch of the arenas; rate: lr_mult; decay: weight_decay * decay_mult.
+ROW = np.dtype([("start", "i8"), ("count", "i8"), ("rate", "f8"), ("decay", "f4"), ("unused", "f4")])
+# Addresses and counts; what changes from iteration to iteration; the rule's constants. first, second: the
+# history; sums: a double for each thread; lookahead: 1 + momentum; new, new2: 1 - momentum, 1 - momentum2.
+JOB = np.dtype(
+    [(name, "i8") for name in ("rows", "row_count", "data", "grad", "first", "second", "sums")]
+    + [(name, "f8") for name in ("rate", "correction")]
+    + [(name, "f4") for name in ("scale", "l1", "momentum", "momentum2", "delta", "lookahead", "new", "new2")]
+)
+SIGNATURE = types.void(types.CPointer(from_dtype(JOB)))
+STRICT: Final[dict[str, Any]] = {"error_model": "numpy"}  # a division by zero gives infinity
+
+team_thread = types.ExternalFunction("omp_get_thread_num", int32())
+team_size = types.ExternalFunction("omp_get_num_threads", int32())
+
+
+def _pointer_to(element: Any) -> Any:
+    """How numba makes an address a pointer to elements of this type."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.inttoptr(args[0], context.get_value_type(signature.return_type))
+
+    return types.CPointer(element)(types.int64), generate
+
+
+@intrinsic
+def _row_pointer(context: Any, address: Any) -> Any:
+    return _pointer_to(from_dtype(ROW))
+
+
+@intrinsic
+def _float_pointer(context: Any, address: Any) -> Any:
+    return _pointer_to(types.float32)
+
+
+@intrinsic
+def _double_pointer(context: Any, address: Any) -> Any:
+    return _pointer_to(types.float64)
+
+
+@njit(**STRICT)
+def _share(job):
+    """The first of this thread's rows, and the one after its last."""
+    thread, threads = int64(team_thread()), int64(team_size())
+    return job.row_count * thread // threads, job.row_count * (thread + 1) // threads
+
+
+@njit(**STRICT)
+def _floats(address, row):
+    return carray(_float_pointer(address + 4 * row.start), row.count)
+
+
+@njit(**STRICT)
+def _stretch(job, number):
+    """Of one row: parameters, gradients, both history arrays, the rate, the decay."""
+    row = carray(_row_pointer(job.rows), job.row_count)[number]
+    w, g = _floats(job.data, row), _floats(job.grad, row)
+    rate = float32(job.rate * row.rate * job.correction)
+    return w, g, _floats(job.first, row), _floats(job.second, row), rate, row.decay
+
+
+@njit(**STRICT)
+def _gradient(g, w, scale, decay, l1):
+    """Of one element: scaled and regularised."""
+    g = g * scale
+    if decay == 0:
+        return g
+    return g + decay * (float32(w > 0) - float32(w < 0) if l1 else w)
+
+
+# A loop takes the job's numbers out before it writes: the compiler cannot know that arrays lie elsewhere.
+
+
+def sgd(pointer):
+    job = carray(pointer, 1)[0]
+    scale, l1, momentum = job.scale, job.l1 != 0, job.momentum
+    for number in range(*_share(job)):
+        w, g, h, _, rate, decay = _stretch(job, number)
+        for i in range(len(w)):
+            h[i] = momentum * h[i] + rate * _gradient(g[i], w[i], scale, decay, l1)
+            g[i] = h[i]
+            w[i] -= g[i]
+
+
+def nesterov(pointer):
+    job = carray(pointer, 1)[0]
+    scale, l1, momentum, lookahead = job.scale, job.l1 != 0, job.momentum, job.lookahead
+    for number in range(*_share(job)):
+        w, g, h, _, rate, decay = _stretch(job, number)
+        for i in range(len(w)):
+            old = momentum * h[i]
+            h[i] = old + rate * _gradient(g[i], w[i], scale, decay, l1)
+            g[i] = lookahead * h[i] - old
+            w[i] -= g[i]
+
+
+def adagrad(pointer):
+    job = carray(pointer, 1)[0]
+    scale, l1, delta = job.scale, job.l1 != 0, job.delta
+    for number in range(*_share(job)):
+        w, g, h, _, rate, decay = _stretch(job, number)
+        for i in range(len(w)):
+            gradient = _gradient(g[i], w[i], scale, decay, l1)
+            h[i] += gradient * gradient
+            g[i] = rate * (gradient / (sqrt(h[i]) + delta))
+            w[i] -= g[i]
+
+
+def rmsprop(pointer):
+    job = carray(pointer, 1)[0]
+    scale, l1, delta, kept, new = job.scale, job.l1 != 0, job.delta, job.momentum2, job.new2
+    for number in range(*_share(job)):
+        w, g, h, _, rate, decay = _stretch(job, number)
+        for i in range(len(w)):
+            gradient = _gradient(g[i], w[i], scale, decay, l1)
+            h[i] = kept * h[i] + new * (gradient * gradient)
+            g[i] = rate * (gradient / (sqrt(h[i]) + delta))
+            w[i] -= g[i]
+
+
+def adadelta(pointer):
+    job = carray(pointer, 1)[0]
+    scale, l1, delta, kept, new = job.scale, job.l1 != 0, job.delta, job.momentum, job.new
+    for number in range(*_share(job)):
+        w, g, h, s, rate, decay = _stretch(job, number)
+        for i in range(len(w)):
+            gradient = _gradient(g[i], w[i], scale, decay, l1)
+            h[i] = kept * h[i] + new * (gradient * gradient)
+            change = gradient * sqrt((s[i] + delta) / (h[i] + delta))
+            s[i] = kept * s[i] + new * (change * change)
+            g[i] = rate * change
+            w[i] -= g[i]
+
+
+def adam(pointer):
+    job = carray(pointer, 1)[0]
+    scale, l1, delta = job.scale, job.l1 != 0, job.delta
+    kept, new, kept2, new2 = job.momentum, job.new, job.momentum2, job.new2
+    for number in range(*_share(job)):
+        w, g, m, v, rate, decay = _stretch(job, number)
+        for i in range(len(w)):
+            gradient = _gradient(g[i], w[i], scale, decay, l1)
+            v[i] = kept2 * v[i] + new2 * (gradient * gradient)
+            m[i] = kept * m[i] + new * gradient
+            g[i] = rate * (m[i] / (sqrt(v[i]) + delta))
+            w[i] -= g[i]
+
+
+def square_sums(pointer):
+    """Leaves the sum of squares of this thread's gradients, in double."""
+    job = carray(pointer, 1)[0]
+    total = 0.0
+    for number in range(*_share(job)):
+        gradients = _stretch(job, number)[1]
+        for i in range(len(gradients)):
+            total += float64(gradients[i]) * float64(gradients[i])
+    carray(_double_pointer(job.sums), team_size())[team_thread()] = total
+
+
+LOOPS = {
+    "SGD": sgd,
+    "Nesterov": nesterov,
+    "AdaGrad": adagrad,
+    "RMSProp": rmsprop,
+    "AdaDelta": adadelta,
+    "Adam": adam,
+    "square_sums": square_sums,
+}
+# A sum in any order can use vectors.
+OPTIONS = dict.fromkeys(LOOPS, STRICT) | {"square_sums": {**STRICT, "fastmath": {"reassoc", "contract"}}}

@@ -1,0 +1,196 @@
+"""The forms of convolution, depthwise convolution and deconvolution, alone or with the ReLU behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from netc.backends.cuda import conv, conv_mma, depthwise, winograd
+from netc.backends.cuda.channel_sum import Relu, channel_sum_floats, sum_channels
+from netc.backends.cuda.conv_shape import ConvKernels, ConvShape
+from netc.backends.cuda.device import Device
+from netc.backends.cuda.device_form import DeviceForm, fits, in_order, is_overwritten
+from netc.backends.cuda.fill import fill
+from netc.backends.cuda.memory import Memory
+from netc.backends.form import Form, Maker, Mode, Run
+from netc.graph import Node
+from netc.layer import Buffers, Scratch
+from netc.layer.base import count
+from netc.layer.conv import SlidingFilters
+from netc.layer.window import Window
+
+NO_RELU = 1.0  # the slope of a ReLU that changes nothing
+LEAST_MMA_ARCHITECTURE = 80
+
+
+def choose_kernels(device: Device, shape: ConvShape, math: str) -> ConvKernels:
+    """The family of kernels that should be fastest."""
+    if shape.is_depthwise:
+        return depthwise.KERNELS
+    if math in conv_mma.KERNELS and device.properties.architecture >= LEAST_MMA_ARCHITECTURE:
+        return conv_mma.KERNELS[math]
+    return winograd.KERNELS[2] if winograd.pays(device, shape) else conv.KERNELS
+
+
+class Convolution(DeviceForm):
+    """Filters over every bottom, and the ReLU that may follow."""
+
+    def __init__(self, nodes: Sequence[Node], mode: Mode, device: Device, shape: ConvShape) -> None:
+        super().__init__(nodes, device)
+        self.shape, self.kernels = shape, choose_kernels(device, shape, mode.math)
+        self.has_bias = len(nodes[0].params) > 1
+        self.slope, self.variant = NO_RELU, self.kernels.variant
+        self.relu_in_place = False
+        if len(nodes) > 1:
+            relu = nodes[1].layer
+            self.slope, self.relu_in_place = relu.options.negative_slope, relu.runs_in_place
+            self.variant += ", ReLU"
+            self.backward_tops = (0,)
+        self.forward_workspace = _room(floats=self._forward_floats())
+        backward = [self._sum_floats() if self._sums else 0]
+        if any(self.input_needs_grad):
+            backward.append(self._backward_data_floats())
+        if self.param_needs_grad[0]:
+            backward.append(self.kernels.backward_weights_floats(device, shape))
+        else:
+            self.backward_bottoms = ()
+        masked = count(self.outputs[0].shape) if self._has_relu and not self.relu_in_place else 0
+        self.backward_workspace = _room(floats=max(backward), masked=masked)
+
+    @property
+    def _has_relu(self) -> bool:
+        return len(self.nodes) > 1
+
+    @property
+    def _wants_bias(self) -> bool:
+        return self.has_bias and self.param_needs_grad[1]
+
+    @property
+    def _sums(self) -> bool:
+        return self._has_relu or self._wants_bias
+
+    # ---- what a deconvolution does the other way round ----
+    def _top_sizes(self) -> tuple[int, int, int]:
+        return self.shape.n, self.shape.k, self.shape.p * self.shape.q
+
+    def _forward_floats(self) -> int:
+        return self.kernels.forward_floats(self.device, self.shape)
+
+    def _backward_data_floats(self) -> int:
+        return self.kernels.backward_data_floats(self.device, self.shape)
+
+    def _forward(self, x: Memory, w: Memory, y: Memory, bias: Memory | None, room: Memory | None) -> Run:
+        return self.kernels.forward(self.device, self.shape, x, w, y, bias, self.slope, room)
+
+    def _backward_data(self, dy: Memory, w: Memory, dx: Memory, room: Memory | None) -> Run:
+        return self.kernels.backward_data(self.device, self.shape, dy, w, dx, workspace=room)
+
+    def _backward_weights(self, x: Memory, dy: Memory, dw: Memory, room: Memory | None) -> Run:
+        return self.kernels.backward_weights(self.device, self.shape, x, dy, dw, room)
+
+    # ---- both ----
+    def _sum_floats(self) -> int:
+        return channel_sum_floats(self.device, *self._top_sizes())
+
+    def forward(self, b: Buffers) -> Run | None:
+        w, room = self.memory(b.params[0]), self.memory_if(b.workspace.get("floats"))
+        bias = self.memory(b.params[1]) if self.has_bias else None
+        return in_order(
+            self._forward(self.memory(x), w, self.memory(y), bias, room)
+            for x, y in zip(b.bottoms, b.tops, strict=True)
+        )
+
+    def backward(self, b: Buffers) -> Run | None:
+        return in_order(self._backward(b, i) for i in range(len(b.bottoms)))
+
+    def _backward(self, b: Buffers, i: int) -> Run | None:
+        """Everything that comes from one top."""
+        dx, dy = self.memory_if(b.bottom_grads[i]), self.memory_if(b.top_grads[i])
+        if dy is None:
+            return (lambda: fill(self.device, dx, 0)) if dx else None
+        room, dw = self.memory_if(b.workspace.get("floats")), self.memory_if(b.param_grads[0])
+        dbias = self.memory_if(b.param_grads[1]) if self.has_bias else None
+        relu = None
+        if self._has_relu:
+            masked = dy if self.relu_in_place else self.memory(b.workspace["masked"])
+            relu = Relu(self.memory(b.tops[0]), masked, self.slope)
+        runs: list[Run | None] = []
+        if relu or dbias:
+            runs.append(sum_channels(self.device, self._top_sizes(), dy, dbias, relu, room))
+        dy = relu.dx if relu else dy
+        if dw:
+            runs.append(self._backward_weights(self.memory(b.bottoms[i]), dy, dw, room))
+        if dx:
+            runs.append(self._backward_data(dy, self.memory(b.params[0]), dx, room))
+        return in_order(runs)
+
+    def flops(self) -> int:
+        return self.shape.flops * len(self.outputs)
+
+
+class Deconvolution(Convolution):
+    """The filters' backward pass run forward: the bottom is y, the small side of the shape, the top is x."""
+
+    def _top_sizes(self) -> tuple[int, int, int]:
+        return self.shape.n, self.shape.c, self.shape.h * self.shape.w
+
+    def _forward_floats(self) -> int:
+        return self.kernels.backward_data_floats(self.device, self.shape)
+
+    def _backward_data_floats(self) -> int:
+        return self.kernels.forward_floats(self.device, self.shape)
+
+    def _forward(self, x: Memory, w: Memory, y: Memory, bias: Memory | None, room: Memory | None) -> Run:
+        return self.kernels.backward_data(self.device, self.shape, x, w, y, bias, self.slope, room)
+
+    def _backward_data(self, dy: Memory, w: Memory, dx: Memory, room: Memory | None) -> Run:
+        return self.kernels.forward(self.device, self.shape, dy, w, dx, workspace=room)
+
+    def _backward_weights(self, x: Memory, dy: Memory, dw: Memory, room: Memory | None) -> Run:
+        return self.kernels.backward_weights(self.device, self.shape, dy, x, dw, room)
+
+
+def _room(**floats: int) -> dict[str, Scratch]:
+    return {name: Scratch((number,)) for name, number in floats.items() if number}
+
+
+def shape_of(node: Node) -> ConvShape | None:
+    """A layer's sizes; one spatial axis is an image of one row. None for any other number of them."""
+    layer = node.layer
+    assert isinstance(layer, SlidingFilters)
+    axes, bottom, top = len(layer.window.kernel), node.inputs[0].shape, node.outputs[0].shape
+    if axes not in (1, 2):
+        return None
+    window, one = layer.window, (1,) * (2 - axes)
+    none = (0,) * (2 - axes)
+    pairs = Window(
+        (*one, *window.kernel), (*one, *window.stride), (*none, *window.pad), (*one, *window.dilation)
+    )
+    images = count(bottom[: layer.axis])
+    small, large = ((images, blob[layer.axis], *one, *blob[layer.axis + 1 :]) for blob in (top, bottom))
+    if layer.type == "Deconvolution":
+        small, large = large, small
+    group = bottom[layer.axis] if layer.type == "ConvolutionDepthwise" else layer.options.group
+    return ConvShape.of(pairs, large, small, group)
+
+
+def make_convolution(nodes: Sequence[Node], mode: Mode, device: Device) -> Form | None:
+    """None unless there are one or two spatial axes, and where a ReLU's slope cannot be told from its top."""
+    shape = shape_of(nodes[0])
+    if shape is None or not shape.fits or not fits(nodes):
+        return None
+    if len(nodes) > 1 and not tells_slope(nodes[1]):
+        return None
+    form = Deconvolution if nodes[0].type == "Deconvolution" else Convolution
+    return form(nodes, mode, device, shape)
+
+
+def tells_slope(relu: Node) -> bool:
+    """Whether backward sees from a ReLU's top where its bottom was negative."""
+    kept = relu.layer.runs_in_place or not is_overwritten(relu.outputs[0])
+    return kept and relu.layer.options.negative_slope >= 0
+
+
+TYPES = ("Convolution", "DepthwiseConvolution", "ConvolutionDepthwise", "Deconvolution")
+FORMS: dict[tuple[str, ...], Maker] = {
+    (type_, *after): make_convolution for type_ in TYPES for after in ((), ("ReLU",))
+}

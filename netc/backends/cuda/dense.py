@@ -1,0 +1,101 @@
+"""InnerProduct on the device: matrix products, with the bias and a ReLU in the first one's epilogue."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
+
+from netc.backends.cuda.activation import prepare_backward
+from netc.backends.cuda.device import Device, Product
+from netc.backends.cuda.device_form import DeviceForm, fits, in_order, is_overwritten
+from netc.backends.cuda.memory import Memory
+from netc.backends.cuda.reduce import Sums, sum_channels
+from netc.backends.form import Form, Maker, Mode, Run
+from netc.graph import Node
+from netc.layer import Buffers, Scratch
+
+
+class InnerProduct(DeviceForm):
+    """y = relu(x W transposed + b), with x (M, D) and W (K, D), or (D, K) where it is transposed."""
+
+    variant = "gemm"
+
+    def __init__(self, nodes: Sequence[Node], mode: Mode, device: Device) -> None:
+        super().__init__(nodes, device)
+        layer = self.node.layer
+        self.math = mode.math
+        self.rows, self.columns = layer.rows, layer.columns  # type: ignore[attr-defined]
+        self.filters: int = layer.options.num_output
+        self.transposed: bool = layer.options.transpose
+        self.has_bias: bool = layer.options.bias_term
+        self.slope: float | None = None
+        self.sums = Sums.plan(device, "dy", self.rows, self.filters, 1)
+        self.backward_workspace = dict(self.sums.workspace) if self.has_bias else {}
+        if len(nodes) > 1:
+            self.variant = "gemm, ReLU"
+            self.slope = nodes[1].layer.options.negative_slope
+            self.backward_tops = (0,)
+            self.backward_workspace["dy"] = Scratch((self.rows, self.filters), np.float32)
+
+    def forward(self, b: Buffers) -> Run | None:
+        product = Product(
+            self.rows,
+            self.filters,
+            self.columns,
+            trans_b=not self.transposed,
+            math=self.math,
+            bias="column" if self.has_bias else None,
+            relu=self.slope,
+        )
+        x, weight, y = map(self.memory, (b.bottoms[0], b.params[0], b.tops[0]))
+        bias = self.memory(b.params[1]) if self.has_bias else None
+        return partial(self.device.gemm, product, x, weight, y, bias)
+
+    def backward(self, b: Buffers) -> Run | None:
+        dy = self.memory(b.top_grads[0])
+        runs: list[Run | None] = []
+        if self.slope is not None:
+            y, masked = self.memory(b.tops[0]), self.memory(b.workspace["dy"])
+            runs.append(prepare_backward(self.device, "ReLU", y, None, dy, masked, (self.slope,)))
+            dy = masked
+        if b.param_grads[0] is not None:
+            runs.append(self._weight_gradient(dy, self.memory(b.bottoms[0]), self.memory(b.param_grads[0])))
+        if self.has_bias and b.param_grads[1] is not None:
+            shares = self.memory_if(b.workspace.get("shares"))
+            runs.append(sum_channels(self.device, self.sums, dy, None, shares, self.memory(b.param_grads[1])))
+        if b.bottom_grads[0] is not None:
+            trans_b = self.transposed
+            product = Product(self.rows, self.columns, self.filters, trans_b=trans_b, math=self.math)
+            weight, dx = self.memory(b.params[0]), self.memory(b.bottom_grads[0])
+            runs.append(partial(self.device.gemm, product, dy, weight, dx))
+        return in_order(runs)
+
+    def _weight_gradient(self, dy: Memory, x: Memory, dweight: Memory) -> Run:
+        """dW += dy transposed x, or x transposed dy where W is transposed."""
+        sizes, factors = (self.filters, self.columns), (dy, x)
+        if self.transposed:
+            sizes, factors = sizes[::-1], factors[::-1]
+        product = Product(*sizes, self.rows, trans_a=True, beta=1, math=self.math)
+        return partial(self.device.gemm, product, *factors, dweight)
+
+    def flops(self) -> int:
+        return 2 * self.rows * self.columns * self.filters
+
+
+def make_inner_product(nodes: Sequence[Node], mode: Mode, device: Device) -> Form | None:
+    return InnerProduct(nodes, mode, device) if fits(nodes) else None
+
+
+def make_inner_product_relu(nodes: Sequence[Node], mode: Mode, device: Device) -> Form | None:
+    """None where the slope cannot be told from the ReLU's output."""
+    relu = nodes[1].layer
+    told = relu.runs_in_place or not is_overwritten(nodes[1].outputs[0])
+    return make_inner_product(nodes, mode, device) if told and relu.options.negative_slope >= 0 else None
+
+
+FORMS: dict[tuple[str, ...], Maker] = {
+    ("InnerProduct",): make_inner_product,
+    ("InnerProduct", "ReLU"): make_inner_product_relu,
+}

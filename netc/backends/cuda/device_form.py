@@ -1,0 +1,70 @@
+"""Forms that run on a device: memory in place of arrays, and launches made ready when a form is bound."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import Final
+
+import numpy as np
+
+from netc.backends.cuda.device import Argument, Device
+from netc.backends.cuda.kernel import Variant
+from netc.backends.cuda.memory import Memory
+from netc.backends.form import Form, Run
+from netc.graph import Node, Value
+from netc.layer import Array
+from netc.layer.base import count
+
+MOST_ELEMENTS: Final = 1 << 31  # of an array that kernels take apart with 32-bit indices
+
+
+class DeviceForm(Form):
+    """A form of one device. Reads and saves what its first layer says, unless it says otherwise itself."""
+
+    def __init__(self, nodes: Sequence[Node], device: Device) -> None:
+        super().__init__(nodes)
+        self.device = device
+        layer = self.node.layer
+        self.saved = layer.saved
+        self.backward_bottoms, self.backward_tops = layer.backward_bottoms, layer.backward_tops
+
+    def memory(self, array: Array) -> Memory:
+        """Where an array lies."""
+        return self.device.memory_of(array)
+
+    def memory_if(self, array: Array | None) -> Memory | None:
+        """Where an array lies that may be missing."""
+        return None if array is None else self.device.memory_of(array)
+
+
+def fits(nodes: Sequence[Node]) -> bool:
+    """Whether kernels of 32-bit floats and indices can run these nodes, whose blobs must not be empty."""
+    values = [value for node in nodes for value in (*node.inputs, *node.outputs)]
+    sizes = [count(value.shape) for value in values]
+    return all(node.layer.dtype == np.float32 for node in nodes) and all(0 < n < MOST_ELEMENTS for n in sizes)
+
+
+def is_overwritten(value: Value) -> bool:
+    """Whether a layer further on writes in place over this value, which a backward must not read then."""
+    later = [output for node in value.consumers for output in node.outputs if output.memory is value.memory]
+    return any(not output.producer.layer.shares_data or is_overwritten(output) for output in later)
+
+
+def prepare(device: Device, variant: Variant, blocks: int, arguments: Iterable[Argument]) -> Run:
+    """A launch over `blocks` blocks of the variant's threads, ready to be made again and again."""
+    kernel = device.load(variant)
+    return partial(device.launch, kernel, (blocks,), (variant.threads,), tuple(arguments))
+
+
+def in_order(runs: Iterable[Run | None]) -> Run | None:
+    """One run for several, None where all are."""
+    given = [run for run in runs if run is not None]
+    if len(given) < 2:
+        return given[0] if given else None
+
+    def run_all() -> None:
+        for run in given:
+            run()
+
+    return run_all

@@ -1,0 +1,59 @@
+"""Launches that are made ready once and run again and again, with the tables that their kernels read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from netc.backends.cuda.device import Argument, Device, Grid
+from netc.backends.cuda.kernel import Kernel, Variant
+from netc.backends.cuda.memory import Memory
+from netc.backends.form import Run
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A kernel with all that it is given; `keeps`: what must live as long."""
+
+    device: Device
+    kernel: Kernel
+    grid: Grid
+    arguments: Sequence[Argument]
+    keeps: Sequence[object] = ()
+
+    @classmethod
+    def of(
+        cls, device: Device, variant: Variant, grid: Grid, arguments: Sequence[Argument], *keeps: object
+    ) -> Launch:
+        """Of a variant's threads over `grid` blocks."""
+        return cls(device, device.load(variant), grid, tuple(arguments), keeps)
+
+    def __call__(self) -> None:
+        self.device.launch(self.kernel, self.grid, (self.kernel.variant.threads,), self.arguments)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Numbers made on the host that kernels read; its memory is freed with the last use of `array`."""
+
+    memory: Memory
+    array: object
+
+    @classmethod
+    def of(cls, device: Device, values: np.ndarray, name: str) -> Table:
+        array = device.allocate_array(values.nbytes, name)
+        memory = device.memory_of(array, name)
+        device.upload(memory, values)
+        return cls(memory, array)
+
+
+def one_after_another(*runs: Run) -> Run:
+    """Several pieces of work as one."""
+
+    def run() -> None:
+        for each in runs:
+            each()
+
+    return runs[0] if len(runs) == 1 else run

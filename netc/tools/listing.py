@@ -1,0 +1,92 @@
+"""A program as a list: what runs for every layer, by which form and kernels, over how many bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from netc.backends.backend import Backend
+from netc.backends.step import Step
+from netc.layer import Buffers
+from netc.runtime.param_store import ParamStore
+from netc.runtime.program import Arena, Demand, Program, compile_program
+from netc.runtime.states import States
+from netc.tools.cost import graph_costs
+from netc.tools.sketch import Sketch
+
+
+@dataclass(frozen=True)
+class ListedStep:
+    """One step: the layers it runs, its form, the work it asks the device for, and what it costs.
+
+    bytes: of the blobs, parameters and gradients that it reads and writes, each once; multiply_adds: of a
+    forward step, 0 where nobody counts them.
+    """
+
+    direction: str
+    layers: tuple[str, ...]
+    types: tuple[str, ...]
+    variant: str
+    kernels: tuple[str, ...]
+    layouts: tuple[str, ...]
+    bytes: int
+    multiply_adds: int
+
+
+@dataclass(frozen=True)
+class Listing:
+    """All steps of one iteration, and the memory that they share."""
+
+    net: str
+    backend: str
+    steps: tuple[ListedStep, ...]
+    arena_bytes: int
+    unshared_bytes: int
+    parameter_bytes: int
+
+
+def list_program(sketched: Sketch, backend: Backend, *, backward: bool, keep_all: bool = False) -> Listing:
+    """Compiles a sketched net for a backend and lists the program; it is not run. Raises NetcError."""
+    graph, demand = sketched.graph, Demand(backward=backward, keep_all=keep_all)
+    store, states = ParamStore(graph, {}, backend, np.float32, seed=1), States()
+    states.fit(graph, backend, np.float32)
+    costs = graph_costs(graph)
+    program = compile_program(graph, demand, backend, Arena(backend), store.arrays, states)
+    steps = [
+        _listed(step, program, backend, sum(costs[n].multiply_adds for n in step.form.nodes if n in costs))
+        for step in (*program.forward_steps, *program.backward_steps)
+    ]
+    return Listing(
+        graph.name,
+        backend.name,
+        tuple(steps),
+        program.plan.arena_bytes,
+        program.plan.unshared_bytes,
+        int(store.flat.data.nbytes),
+    )
+
+
+def _listed(step: Step, program: Program, backend: Backend, multiply_adds: int) -> ListedStep:
+    form = step.form
+    values = (*form.inputs, *form.outputs)
+    return ListedStep(
+        step.direction,
+        tuple(node.name for node in form.nodes),
+        tuple(node.type for node in form.nodes),
+        form.variant,
+        tuple(backend.trace(step)) if form.variant != "reference" else (),
+        tuple(dict.fromkeys(value.layout for value in values)),
+        _bytes(program.buffers[form.node], step.direction),
+        multiply_adds if step.direction == "forward" else 0,
+    )
+
+
+def _bytes(b: Buffers, direction: str) -> int:
+    arrays: Iterable[Any] = (*b.bottoms, *b.tops, *b.params)
+    if direction == "backward":
+        arrays = (*arrays, *b.bottom_grads, *b.top_grads, *b.param_grads)
+    places = {id(array): array.nbytes for array in arrays if array is not None}
+    return sum(places.values())
