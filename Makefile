@@ -6,7 +6,7 @@
 # PYTHON=python3.12 picks the interpreter, EXTRAS=cpu,test,cuda12 what is installed, NETC_VENV=folder where.
 
 PYTHON ?= python3
-EXTRAS ?= cpu,test,dev
+EXTRAS ?= cpu,test,dev,gate
 WORKERS ?= 2
 VENV := $(or $(NETC_VENV),.venv)
 BIN := $(VENV)/bin

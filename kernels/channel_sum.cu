@@ -26,9 +26,10 @@ add_partials(int64 count, int parts, const float* __restrict__ partials, float* 
   });
 }
 
-// With MASK `masked` = dy (y > 0 ? 1 : slope), as a ReLU goes backward, and the sums are its; it may be dy. Unless dbias
-// is null, dbias += dy summed over images and cells. A block takes one channel (blockIdx.x) and `packs_each` packs of its cells (blockIdx.y); with more
-// than one part each leaves its sums in `partials` (part, channel). COUNT > 1 needs planes that are a multiple.
+// dbias += dy summed over images and cells, unless dbias is null. With MASK the sums are those of `masked`, which is dy
+// (y > 0 ? 1 : slope), a ReLU going backward; it is written as well and may be dy. A block takes one channel (blockIdx.x)
+// and `packs_each` packs of its cells (blockIdx.y); with more than one part each leaves its sums in `partials` (part,
+// channel). COUNT > 1 needs planes that are a multiple.
 template <bool MASK, int COUNT>
 __global__ void __launch_bounds__(256)
 sum_channels(unsigned packs, unsigned packs_each, int channels, unsigned plane_packs, const float* __restrict__ y,

@@ -1,23 +1,22 @@
 // Depthwise convolution: every channel of x (N, C, H, W) is filtered by its own w (C, 1, R, S) to y (N, C, P, Q).
 //
 // Layout: dense arrays of less than 2^31 elements. Mapping: a thread of the image kernels computes ROWS results below
-// each other, or one; neighbouring threads neighbouring columns. A block of the filters' kernel takes a channel, a part of
-// its cells and TAPS weights.
+// each other, or one; neighbouring threads neighbouring columns. A block of the filters' kernel takes a channel, a part
+// of its cells and TAPS weights.
 // Bound: memory; 4 bytes a cell of x and of y in each direction. Rows are read again for every row of the kernel that
 // meets them; they come from the first-level cache.
 #include "cell_walk.cuh"
+#include "relu.cuh"
 
 struct Plane {
   int rows, columns;
-  DEVICE bool has(int row, int column) const { return unsigned(row) < unsigned(rows) && unsigned(column) < unsigned(columns); }
+  DEVICE bool has(int row, int column) const {
+    return unsigned(row) < unsigned(rows) && unsigned(column) < unsigned(columns);
+  }
 };
 struct Steps {
   int rows, columns;
 };
-DEVICE float biased_relu(float sum, float bias, float slope) {
-  const float y = sum + bias;
-  return y > 0 ? y : slope == 0 && y <= 0 ? 0.0f : slope * y;  // with no slope -inf gives 0, and a NaN stays one
-}
 
 // Kernels of K x K, the same stride along both axes, no gaps: a thread slides down over the rows of its results.
 // `turned`: the weights are taken from the last to the first, which is the backward pass to x where the stride is 1.
@@ -55,7 +54,7 @@ depthwise_slide(unsigned threads, int channels, const float* __restrict__ x, int
   y += int64(plane) * out_rows * out_columns;
 #pragma unroll
   for (int p = 0; p < ROWS; ++p)
-    if (p0 + p < out_rows) y[(p0 + p) * out_columns + q] = biased_relu(sums[p], bias ? bias[channel] : 0.0f, slope);
+    if (p0 + p < out_rows) y[(p0 + p) * out_columns + q] = relu(sums[p] + (bias ? bias[channel] : 0.0f), slope);
 }
 
 // Any kernel: a thread computes one result.
@@ -74,10 +73,11 @@ depthwise_forward(unsigned threads, int channels, const float* __restrict__ x, i
   float sum = 0;
   for (int r = 0; r < kernel_rows; ++r)
     for (int s = 0; s < kernel_columns; ++s) {
-      const int h = p * row_stride + r * row_dilation - row_pad, column = q * column_stride + s * column_dilation - column_pad;
+      const int h = p * row_stride + r * row_dilation - row_pad;
+      const int column = q * column_stride + s * column_dilation - column_pad;
       if (image.has(h, column)) sum = fmaf(x[h * width + column], w[r * kernel_columns + s], sum);
     }
-  y[i] = biased_relu(sum, bias ? bias[channel] : 0.0f, slope);
+  y[i] = relu(sum + (bias ? bias[channel] : 0.0f), slope);
 }
 
 // The backward pass to x; a thread computes one result. K and STRIDE are 0 where they are known only at run time. The
@@ -114,12 +114,12 @@ depthwise_backward(unsigned threads, int channels, const float* __restrict__ dy,
       sum = fmaf(dy[p / row_stride * out_columns + q / column_stride], w[r * kernel_columns + s], sum);
     }
   }
-  dx[i] = biased_relu(sum, bias ? bias[channel] : 0.0f, slope);
+  dx[i] = relu(sum + (bias ? bias[channel] : 0.0f), slope);
 }
 
-// dw += dy x. blockIdx.x is the channel, blockIdx.y takes `cells_each` cells of y in all images, blockIdx.z TAPS weights. A
-// thread goes on by 256 cells: n_step images, p_step rows and q_step columns. With more than one part each leaves its sums
-// in `partials` (part, C, R S).
+// dw += dy x. blockIdx.x is the channel, blockIdx.y takes `cells_each` cells of y in all images, blockIdx.z TAPS weights.
+// A thread goes on by 256 cells: n_step images, p_step rows and q_step columns. With more than one part each leaves its
+// sums in `partials` (part, C, R S).
 template <int TAPS>
 __global__ void __launch_bounds__(256)
 depthwise_weights(unsigned cells, unsigned cells_each, int channels, const float* __restrict__ x, int height, int width,

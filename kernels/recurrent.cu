@@ -1,15 +1,16 @@
 // What one step of an LSTM or an RNN does beside its matrix products. (Formulas: layer/recurrent.py)
 //
-// Layout: states (N, H), gates (N, 4H) in the order i, f, o, g, cont (N); n = N H. Pointers named here may be null.
-// Mapping: one thread for each state. Bound: memory; forward 40 bytes a state, backward 48; at the usual sizes, a few
+// Layout: states (N, H), gates (N, 4H) in the order i, f, o, g, cont (N); n = N H.
+// Mapping: one thread for each state. Bound: memory; forward 48 bytes a state, backward 56; at the usual sizes, a few
 // thousand states, the launch.
 #include "division.cuh"
 #include "elementwise.cuh"
 
 DEVICE float sigmoid(float x) { return 0.5f * tanhf(0.5f * x) + 0.5f; }  // cannot overflow
 
-// From the gates' sums (plus `statics`) to their activations, c and h. The activation of f has cont in it, as Caffe's.
-// Also writes `before`, what the next step multiplies with its weights: h, or nothing of it where a stream begins anew.
+// From the gates' sums (plus `statics`, unless null) to their activations, c and h. The activation of f has cont in
+// it, as Caffe's. Also writes `before`, unless null: what the next step multiplies with its weights, which is h, or
+// nothing of it where a stream begins anew.
 template <int THREADS>
 __global__ void __launch_bounds__(THREADS)
 lstm_forward(unsigned n, unsigned hidden, uint64 hidden_r, const float* sums, const float* statics, const float* cont,

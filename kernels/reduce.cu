@@ -4,8 +4,9 @@
 // Layout: arrays (outer, channels, inner) of floats. Stage one leaves a share of each sum for each chunk of blocks, in
 // (chunks, channels) or (chunks, channels, inner); stage two adds the shares up in a fixed order. With one chunk stage
 // one writes the sums themselves.
-// Mapping: `sum_rows` (long inner axis) gives a block one channel, a warp at a time a stretch of its cells; `sum_columns`
-// (short inner axis) gives each lane neighbouring columns of (outer, channels inner) and each warp every 8th row.
+// Mapping: `sum_rows` (long inner axis) gives a block one channel, a warp at a time a stretch of its cells, and
+// `sum_short_rows` (few cells of a channel) a warp one channel; `sum_columns` (short inner axis, many rows) gives each
+// lane neighbouring columns of (outer, channels inner) and each warp every 8th row.
 // Bound: memory; 4 bytes an element for each array that is read.
 #include "broadcast.cuh"
 #include "elementwise.cuh"
@@ -49,41 +50,66 @@ DEVICE void put_sum(float* target, float sum, float factor, bool adds) {
   *target = factor * sum + (adds ? *target : 0.0f);
 }
 
-// blocks: channels * chunks. `packed`: inner and both addresses allow packs of 4.
+// Adds up neighbouring cells, all lanes of a warp together. `packed`: addresses and length allow packs of 4.
+template <class Term>
+DEVICE void add_cells(float (&sum)[Term::sums], const float* dy, const float* x, int length, bool packed) {
+  const int lane = threadIdx.x % 32;
+  auto take = [&](int cell, auto pack) {
+    constexpr int count = decltype(pack)::count;
+    const auto values = load_packed<count>(dy + cell);
+    Packed<float, count> others = {};
+    if constexpr (Term::reads_x) others = load_packed<count>(x + cell);
+#pragma unroll
+    for (int j = 0; j < count; ++j) Term::add(sum, values.v[j], others.v[j]);
+  };
+  if (packed) {
+#pragma unroll 2
+    for (int cell = lane * 4; cell < length; cell += 128) take(cell, PackOf<4>{});
+  } else {
+#pragma unroll 4
+    for (int cell = lane; cell < length; cell += 32) take(cell, PackOf<1>{});
+  }
+}
+
+// A block for each channel and chunk; blocks: channels * chunks.
 template <class Term>
 __global__ void __launch_bounds__(WARPS * 32)
 sum_rows(int outer, int channels, int inner, int chunks, bool packed, const float* __restrict__ dy,
          const float* __restrict__ x, float* first, float* second, float factor, bool adds) {
-  const int channel = blockIdx.x % channels, chunk = blockIdx.x / channels;
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const int channel = blockIdx.x % channels, chunk = blockIdx.x / channels, warp = threadIdx.x / 32;
   const unsigned stretches = divide_up(inner, STRETCH);
   float sum[Term::sums] = {};
-
   for (unsigned unit = chunk * WARPS + warp; unit < outer * stretches; unit += chunks * WARPS) {
     const unsigned row = unit / stretches, begin = unit % stretches * STRETCH;
-    const int length = min(STRETCH, inner - static_cast<int>(begin));
     const int64 start = (int64(row) * channels + channel) * inner + begin;
-    auto take = [&](int cell, auto pack) {
-      constexpr int count = decltype(pack)::count;
-      const auto values = load_packed<count>(dy + start + cell);
-      Packed<float, count> others = {};
-      if constexpr (Term::reads_x) others = load_packed<count>(x + start + cell);
-#pragma unroll
-      for (int j = 0; j < count; ++j) Term::add(sum, values.v[j], others.v[j]);
-    };
-    if (packed) {
-#pragma unroll 2
-      for (int cell = lane * 4; cell < length; cell += 128) take(cell, PackOf<4>{});
-    } else {
-#pragma unroll 4
-      for (int cell = lane; cell < length; cell += 32) take(cell, PackOf<1>{});
-    }
+    const int length = min(STRETCH, inner - static_cast<int>(begin));
+    add_cells<Term>(sum, dy + start, Term::reads_x ? x + start : nullptr, length, packed);
   }
   float* const targets[] = {first, second};
 #pragma unroll
   for (int k = 0; k < Term::sums; ++k) {
     const float whole = block_sum<WARPS * 32>(sum[k]);
     if (threadIdx.x == 0 && targets[k]) put_sum(targets[k] + int64(chunk) * channels + channel, whole, factor, adds);
+  }
+}
+
+// The same with a warp for each channel, for few cells of many channels; blocks: channels / WARPS, rounded up.
+template <class Term>
+__global__ void __launch_bounds__(WARPS * 32)
+sum_short_rows(int outer, int channels, int inner, bool packed, const float* __restrict__ dy,
+               const float* __restrict__ x, float* first, float* second, float factor, bool adds) {
+  const int channel = blockIdx.x * WARPS + threadIdx.x / 32;
+  if (channel >= channels) return;
+  float sum[Term::sums] = {};
+  for (int row = 0; row < outer; ++row) {
+    const int64 start = (int64(row) * channels + channel) * inner;
+    add_cells<Term>(sum, dy + start, Term::reads_x ? x + start : nullptr, inner, packed);
+  }
+  float* const targets[] = {first, second};
+#pragma unroll
+  for (int k = 0; k < Term::sums; ++k) {
+    const float whole = warp_sum(sum[k]);
+    if (threadIdx.x % 32 == 0 && targets[k]) put_sum(targets[k] + channel, whole, factor, adds);
   }
 }
 

@@ -4,29 +4,27 @@
 
 For each variant and architecture a row: registers, shared memory, stack frame, spills, and the share of a
 multiprocessor's threads that fit at once (theoretical occupancy). Architectures: sm_75, sm_80, sm_90 and the
-newest that the compiler knows, unless some are named.
+newest that the compiler knows, unless some are named. What has been found is kept on disk by the sources'
+content, so that a second run compiles only what has changed.
 """
 
 from __future__ import annotations
 
 import argparse
-import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from netc.backends.cuda.cubin import compile_variant
 from netc.backends.cuda.kernel import Variant
 from netc.backends.cuda.nvrtc import Nvrtc
+from netc.backends.cuda.resources import PROCESSOR_REGISTERS, WARP, Resources, find_resources
 from netc.backends.cuda.variants import ALL_VARIANTS
 from netc.errors import NetcError
 
 ARCHITECTURES = (75, 80, 90)
-WARP = 32
-REGISTERS_OF_PROCESSOR = 65536
-REGISTER_UNIT = 256  # registers are given to a warp in multiples of this
 SHARED_UNIT = 128
+TOGETHER = 16  # kernels in one compilation: more would save little, and leave a worker alone at the end
 
 
 @dataclass(frozen=True)
@@ -57,51 +55,15 @@ PROCESSORS = {
 }
 
 
-@dataclass(frozen=True)
-class Resources:
-    """What a compiled kernel takes: registers of a thread; bytes of shared memory, stack frame and spills."""
-
-    registers: int
-    static_shared: int
-    frame: int
-    spills: int
-
-    @property
-    def clean(self) -> bool:
-        return self.frame == 0 and self.spills == 0
-
-
-PROPERTIES = re.compile(
-    r"(?P<frame>\d+) bytes stack frame, (?P<stores>\d+) bytes spill stores, (?P<loads>\d+) bytes spill loads"
-)
-USED = re.compile(r"Used (?P<registers>\d+) registers(?P<rest>.*)")
-SHARED = re.compile(r"(\d+) bytes smem")
-
-
-def read_log(log: str) -> Resources:
-    """The resources of the kernel in a log of `--ptxas-options=-v`. Raises NetcError without them."""
-    properties, used = PROPERTIES.search(log), USED.search(log)
-    if properties is None or used is None:
-        raise NetcError("the compiler's log does not tell what the kernel takes", found=log.strip()[:300])
-    shared = SHARED.search(used["rest"])
-    return Resources(
-        int(used["registers"]),
-        int(shared[1]) if shared else 0,
-        int(properties["frame"]),
-        int(properties["stores"]) + int(properties["loads"]),
-    )
-
-
 def occupancy(resources: Resources, variant: Variant, processor: Processor) -> float:
     """The share of a multiprocessor's threads that blocks of this variant can fill."""
     warps = -(-variant.threads // WARP)
-    registers = -(-resources.registers * WARP // REGISTER_UNIT) * REGISTER_UNIT * warps
     shared = resources.static_shared + variant.shared_bytes + processor.reserved
     shared = -(-shared // SHARED_UNIT) * SHARED_UNIT
     blocks = min(
         processor.blocks,
         processor.threads // (warps * WARP),
-        REGISTERS_OF_PROCESSOR // registers,
+        PROCESSOR_REGISTERS // resources.block_registers(variant.threads),
         processor.shared_bytes // shared if shared else processor.blocks,
     )
     return blocks * warps * WARP / processor.threads
@@ -118,10 +80,11 @@ class Row:
 
     @property
     def passes(self) -> bool:
-        return self.resources is not None and self.resources.clean
+        r = self.resources
+        return r is not None and r.clean and r.block_registers(self.variant.threads) <= PROCESSOR_REGISTERS
 
     def __str__(self) -> str:
-        head = f"sm_{self.architecture:<4}{self.variant.name:<36}"
+        head = f"sm_{self.variant.target(self.architecture):<4}{self.variant.name:<36}"
         if self.resources is None:
             return f"{head} FAILS: {self.error}"
         r = self.resources
@@ -129,29 +92,51 @@ class Row:
         if self.architecture in PROCESSORS:
             share = f"{occupancy(r, self.variant, PROCESSORS[self.architecture]):6.0%}"
         shared = r.static_shared + self.variant.shared_bytes
-        verdict = "" if r.clean else "   FAILS"
+        verdict = "" if self.passes else "   FAILS"
         return f"{head}{r.registers:10}{shared:10}{r.frame:8}{r.spills:8}  {share}{verdict}"
 
 
 HEADER = f"{'':7}{'variant':<36}{'registers':>10}{'shared':>10}{'frame':>8}{'spills':>8}{'occupancy':>10}"
 
 
-def build(compiler: Nvrtc, variant: Variant, architecture: int) -> Row:
-    """Compiles a variant for an architecture."""
-    try:
-        cubin = compile_variant(compiler, variant, str(architecture), ["--ptxas-options=-v"])
-        return Row(variant, architecture, read_log(cubin.log))
-    except NetcError as error:
-        return Row(variant, architecture, None, str(error))
+def usual_architectures(compiler: Nvrtc) -> list[int]:
+    """sm_75, sm_80, sm_90 as far as the compiler knows them, and the newest that it knows."""
+    known = compiler.architectures()
+    return sorted({a for a in (*ARCHITECTURES, known[-1]) if a in known})
 
 
 def build_all(
     compiler: Nvrtc, variants: Iterable[Variant], architectures: Sequence[int], workers: int = 1
 ) -> list[Row]:
-    """A row for each variant on each architecture that has its instructions."""
-    jobs = [(v, a) for a in architectures for v in variants if a >= v.architecture]
+    """A row for each variant on each architecture with its instructions; what is known is not compiled."""
+    jobs = [
+        (part, architecture)
+        for architecture in architectures
+        for part in _compilations(v for v in variants if v.runs_on(architecture))
+    ]
     with ThreadPoolExecutor(workers) as pool:
-        return list(pool.map(lambda job: build(compiler, *job), jobs))
+        return [row for rows in pool.map(lambda job: _build(compiler, *job), jobs) for row in rows]
+
+
+def _compilations(variants: Iterable[Variant]) -> Iterator[list[Variant]]:
+    """The variants in groups that are compiled together: of one file, with the same defines and target."""
+    groups: dict[object, list[Variant]] = {}
+    for variant in variants:
+        groups.setdefault((variant.path, variant.defines, variant.specific), []).append(variant)
+    for group in groups.values():
+        for start in range(0, len(group), TOGETHER):
+            yield group[start : start + TOGETHER]
+
+
+def _build(compiler: Nvrtc, variants: Sequence[Variant], architecture: int) -> list[Row]:
+    found = find_resources(compiler, variants, architecture)
+    return [_row(variant, architecture, found[variant.expression]) for variant in variants]
+
+
+def _row(variant: Variant, architecture: int, found: Resources | NetcError) -> Row:
+    if isinstance(found, NetcError):
+        return Row(variant, architecture, None, str(found))
+    return Row(variant, architecture, found)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -165,9 +150,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except NetcError as error:
         print(error, file=sys.stderr)
         return 1
-    known = compiler.architectures()
     wanted = [int(name.removeprefix("sm_")) for name in options.architectures]
-    architectures = wanted or sorted({a for a in (*ARCHITECTURES, known[-1]) if a in known})
+    architectures = wanted or usual_architectures(compiler)
     variants = [variant for variant in ALL_VARIANTS if options.only in variant.name]
     rows = build_all(compiler, variants, architectures, options.workers)
     print(f"NVRTC {compiler.version} from {compiler.path}", HEADER, *rows, sep="\n")

@@ -56,7 +56,7 @@ class Form:
     undefined when it begins); backward_bottoms, backward_tops: the bottoms and tops whose values backward
     reads; bottom_layouts, top_layouts: how they lie, None for plain everywhere; capturable: whether its work
     may be recorded once and replayed, which needs that no decision is made on the host and nothing is copied
-    from or to it.
+    from or to it; runs_on_xp: whether its work consists of functions of `xp`.
     """
 
     variant: str = "reference"
@@ -68,6 +68,7 @@ class Form:
     bottom_layouts: Sequence[str] | None = None
     top_layouts: Sequence[str] | None = None
     capturable: bool = True
+    runs_on_xp: bool = False
 
     def __init__(self, nodes: Sequence[Node]) -> None:
         self.nodes = tuple(nodes)
@@ -115,6 +116,8 @@ class Form:
 
 class ReferenceForm(Form):
     """A layer's own `forward` and `backward` over `xp`. served: as in `Form`, by default the node itself."""
+
+    runs_on_xp = True
 
     def __init__(self, node: Node, xp: ModuleType, served: Node | None = None) -> None:
         super().__init__((node,))

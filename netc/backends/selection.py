@@ -50,13 +50,13 @@ def _longest(graph: Graph, place: int, backend: Backend, mode: Mode, fuse: bool)
 
 
 def is_chain(graph: Graph, nodes: Sequence[Node]) -> bool:
-    """Whether each node's one output is read by the next node alone, as its first input, and nobody else
-    wants it; and whether either all of them run backward or none."""
+    """Whether each node's one output is read by the next node alone, and nobody else wants it; and whether
+    either all of them run backward or none."""
     for node, following in pairwise(nodes):
         if len(node.outputs) != 1 or node.needs_backward != following.needs_backward:
             return False
         value = node.outputs[0]
-        if value.consumers != [following] or following.inputs[0] is not value:
+        if value.consumers != [following]:
             return False
         if value.loss_weight or value in graph.outputs:
             return False

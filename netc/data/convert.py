@@ -15,12 +15,12 @@ from itertools import islice
 import cv2
 import numpy as np
 
+from netc.cores import cores_allowed
 from netc.data.bad_records import BadRecord
 from netc.data.datum import Undecodable, decode_image, planes, resize
 from netc.data.draws import permutation
 from netc.data.image_list import ListedImage, file_bytes, full_path, read_list
 from netc.data.image_tree import list_tree, write_tree_lists
-from netc.data.prefetch import available_cores
 from netc.data.source import Origin, Progress, Shape
 from netc.data.writer import DatabaseWriter, check_target, writing_database
 from netc.errors import NetcError
@@ -192,7 +192,7 @@ def _decoded(
     images: Sequence[ListedImage], root: str, form: ImageForm, workers: int | None
 ) -> Generator[Decoded | str]:
     """What becomes of each image, in order; a str says why it cannot be read. Decodes in threads."""
-    workers = workers or available_cores()
+    workers = workers or cores_allowed()
     tasks = iter([images[i : i + TASK_IMAGES] for i in range(0, len(images), TASK_IMAGES)])
     pool = ThreadPoolExecutor(workers, "netc-convert")
     waiting: deque[Future[list[Decoded | str]]] = deque()

@@ -12,6 +12,7 @@ from netc.data.database import find_database
 from netc.data.datum import decode_block
 from netc.data.draws import below
 from netc.data.image_batch import ImageBatcher
+from netc.data.pixel_room import PixelRoom
 from netc.data.prefetch import ArrayPool, Batch
 from netc.data.records import RecordBlock, RecordReader
 from netc.data.source import Origin, Shape
@@ -44,6 +45,7 @@ class DatabaseFeed:
         self._flag = cv2.IMREAD_COLOR if param.force_encoded_color else self._transformer.read_flag
         named = pb.DataParameter.DB.Name(param.backend).lower() if param.HasField("backend") else None
         database = find_database(param.source, named, origin)
+        self._room = PixelRoom()
         self._reader = RecordReader(database, origin)
         try:
             self.bad_records = BadRecords(origin, param.source, self._reader.entries)
@@ -78,7 +80,8 @@ class DatabaseFeed:
 
     def build(self, material: tuple[int, RecordBlock], pool: ArrayPool) -> Batch:
         position, block = material
-        images, labels, bad = decode_block(block, self._flag)
+        self._room.clear()
+        images, labels, bad = decode_block(block, self._flag, self._room)
         if len(images) == 0:
             raise _nothing_decodes(self.bad_records.origin, bad[0].key, bad[0].why)
         batch = Batch(self._batcher.build(images, labels, block.key, position, pool), bad)

@@ -7,6 +7,7 @@ import numpy as np
 from google.protobuf.message import DecodeError
 
 from netc.data.bad_records import BadRecord, fill_gaps
+from netc.data.pixel_room import PixelRoom
 from netc.data.records import RecordBlock
 from netc.proto import netc_pb2 as pb
 
@@ -41,23 +42,31 @@ def resize(image: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
     return image if size is None else cv2.resize(image, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
 
 
-def planes(image: np.ndarray) -> np.ndarray:
-    """An OpenCV image (H x W or H x W x C) as contiguous C x H x W."""
-    return image[None] if image.ndim == 2 else np.stack(cv2.split(image))
+def planes(image: np.ndarray, room: PixelRoom | None = None) -> np.ndarray:
+    """An OpenCV image (H x W or H x W x C, uint8) as contiguous C x H x W; room: where it is put."""
+    if image.ndim == 2:
+        return image[None]
+    height, width, channels = image.shape
+    shape = (channels, height, width)
+    separate = np.empty(shape, np.uint8) if room is None else room.take(shape)
+    cv2.split(image, list(separate))
+    return separate
 
 
-def decode_datum(record: np.ndarray, flag: int = cv2.IMREAD_UNCHANGED) -> tuple[np.ndarray, int]:
+def decode_datum(
+    record: np.ndarray, flag: int = cv2.IMREAD_UNCHANGED, room: PixelRoom | None = None
+) -> tuple[np.ndarray, int]:
     """The pixels (C x H x W, uint8, or float32 where the datum has float_data) and label of a serialized
     Datum.
 
-    flag: OpenCV's IMREAD_* for encoded images. Raises Undecodable.
+    flag: OpenCV's IMREAD_* for encoded images; room: where decoded images are put. Raises Undecodable.
     """
     try:
         datum = pb.Datum.FromString(record.tobytes())
     except DecodeError as error:
         raise Undecodable("not a Datum message") from error
     if datum.encoded:
-        return planes(decode_image(np.frombuffer(datum.data, np.uint8), flag)), datum.label
+        return planes(decode_image(np.frombuffer(datum.data, np.uint8), flag), room), datum.label
     shape = (datum.channels, datum.height, datum.width)
     # Caffe reads float_data only where there are no bytes.
     pixels = np.frombuffer(datum.data, np.uint8) if datum.data else np.array(datum.float_data, np.float32)
@@ -67,7 +76,7 @@ def decode_datum(record: np.ndarray, flag: int = cv2.IMREAD_UNCHANGED) -> tuple[
 
 
 def decode_block(
-    block: RecordBlock, flag: int = cv2.IMREAD_UNCHANGED
+    block: RecordBlock, flag: int = cv2.IMREAD_UNCHANGED, room: PixelRoom | None = None
 ) -> tuple[list[np.ndarray] | np.ndarray, np.ndarray, list[BadRecord]]:
     """The images of a block, its labels (int64), and the records that do not decode, whose places neighbours
     take.
@@ -82,7 +91,7 @@ def decode_block(
     bad = []
     for i in range(len(block)):
         try:
-            decoded.append(decode_datum(block[i], flag))
+            decoded.append(decode_datum(block[i], flag, room))
         except Undecodable as error:
             decoded.append(None)
             bad.append(BadRecord(block.key(i), str(error)))

@@ -12,9 +12,10 @@ from netc.data.datum import Undecodable
 from netc.data.draws import below, permutation
 from netc.data.image_batch import ImageBatcher
 from netc.data.image_list import ListedImage, full_path, load_image, read_list
+from netc.data.pixel_room import PixelRoom
 from netc.data.prefetch import ArrayPool, Batch
 from netc.data.source import Origin, Shape
-from netc.data.transform import Transformer
+from netc.data.transform import SMALL_IMAGE, Transformer
 from netc.proto import netc_pb2 as pb
 
 FIELD = "image_data_param"
@@ -29,6 +30,7 @@ class ImageListFeed:
         """Raises NetcError where the list or its first images cannot be read, or do not fit the layer."""
         param = spec.image_data_param
         self._check(param, origin)
+        self._room = PixelRoom()
         self._root: str = param.root_folder
         self._size = (param.new_height, param.new_width) if param.new_height else None
         self._flag = cv2.IMREAD_COLOR if param.is_color else cv2.IMREAD_GRAYSCALE
@@ -107,6 +109,7 @@ class ImageListFeed:
 
     def build(self, material: tuple[int, list[ListedImage]], pool: ArrayPool) -> Batch:
         position, listed = material
+        self._room.clear()
         loaded: list[tuple[np.ndarray, float] | None] = []
         bad = []
         for item in listed:
@@ -119,12 +122,13 @@ class ImageListFeed:
         if filled is None:
             raise self._nothing_decodes(f"{bad[0].key}: {bad[0].why}")
         loose = [image for image, _ in filled]
-        images = np.stack(loose) if len({image.shape for image in loose}) == 1 else loose
+        together = loose[0].size <= SMALL_IMAGE and len({image.shape for image in loose}) == 1
+        images = np.stack(loose) if together else loose
         labels = np.array([label for _, label in filled])
         return Batch(self._batcher.build(images, labels, lambda i: listed[i].path, position, pool), bad)
 
     def _load(self, item: ListedImage) -> np.ndarray:
-        return load_image(full_path(self._root, item.path), self._flag, self._size)
+        return load_image(full_path(self._root, item.path), self._flag, self._size, self._room)
 
     def _nothing_decodes(self, why: str) -> Exception:
         return self.bad_records.origin.error(

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from netc.data.datum import Undecodable, decode_image, planes, resize
+from netc.data.pixel_room import PixelRoom
 from netc.data.source import Origin
 from netc.errors import Location, NetcError, raise_errors
 
@@ -103,13 +104,14 @@ def full_path(root: str, path: str) -> str:
     return os.path.join(root, "") + path if root else path
 
 
-def load_image(path: str, flag: int, size: tuple[int, int] | None = None) -> np.ndarray:
+def load_image(
+    path: str, flag: int, size: tuple[int, int] | None = None, room: PixelRoom | None = None
+) -> np.ndarray:
     """A file as C x H x W, uint8, BGR, resized bilinearly to size (height, width). Raises Undecodable.
-    Undecodable.
 
-    flag: OpenCV's IMREAD_*.
+    flag: OpenCV's IMREAD_*; room: where the image is put.
     """
-    return planes(resize(decode_image(file_bytes(path), flag), size))
+    return planes(resize(decode_image(file_bytes(path), flag), size), room)
 
 
 def file_bytes(path: str) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 import weakref
@@ -12,16 +11,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from netc.cores import cores_allowed
 from netc.data.bad_records import BadRecord, BadRecords
 from netc.data.source import Shape, Source, TopSpec
 
 DEFAULT_PREFETCH = 4  # batches ahead of the net, Caffe's data_param.prefetch
 MOST_WORKERS = 4
-
-
-def available_cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class ArrayPool:
@@ -201,7 +196,7 @@ class PrefetchedSource(Source):
     def __init__(self, feed: Feed, *, prefetch: int = DEFAULT_PREFETCH, workers: int | None = None) -> None:
         """prefetch: batches ahead; workers: threads that build them (default: by cores)."""
         depth = max(1, prefetch)
-        workers = workers or min(MOST_WORKERS, available_cores())
+        workers = workers or min(MOST_WORKERS, cores_allowed())
         self._pipeline = _Pipeline(feed, depth, min(depth, workers))
         self._finalizer = weakref.finalize(self, self._pipeline.close)
         self._after = feed.first()

@@ -21,9 +21,9 @@ class Transformer:
     """(pixel - mean) * scale in fp32, of a crop that is random in TRAIN and central in TEST, mirrored by the
     toss of a coin.
 
-    As in Caffe, the mean's pixel is the one at the pixel's place in the whole image, and mirroring (which
-    tosses in TEST as well) comes last. The draws for a batch depend on (seed, layer, position of the batch)
-    and on nothing else.
+    As in Caffe, the mean's pixel is the one at the pixel's place in the whole image, not mirrored, and the
+    coin is tossed in TEST as well. The draws for a batch depend on (seed, layer, position of the batch) and
+    on nothing else.
     """
 
     def __init__(self, param: pb.TransformationParameter, phase: int, seed: int, origin: Origin) -> None:
@@ -44,6 +44,7 @@ class Transformer:
                 "force_color and force_gray cannot both be set", "force_gray", remedy="remove one of them"
             )
         self._mean = self._load_mean() if param.mean_file else None
+        self._mirrored_mean = None if self._mean is None else mirror(self._mean)
         self._values = np.array(param.mean_value, np.float32)
         self.read_flag = (
             cv2.IMREAD_COLOR
@@ -102,10 +103,9 @@ class Transformer:
         if isinstance(images, np.ndarray) and self._mean is None and out[0].size <= SMALL_IMAGE:
             self._apply_together(images, out, self._offsets(draws, *images.shape[2:]), mirrored)
             return
-        scratch = np.empty(out.shape[1:], np.float32) if mirrored.any() else None
         for i, image in enumerate(images):
             top, left = self._offsets(draws[i], *image.shape[1:])
-            self._apply_one(image, out[i], int(top), int(left), scratch if mirrored[i] else None)
+            self.apply_at(image, out[i], int(top), int(left), bool(mirrored[i]))
 
     def _draw(self, count: int, position: int) -> tuple[np.ndarray, np.ndarray]:
         """Per image: whether it is mirrored, and where its crop lies (two numbers in [0, 1))."""
@@ -121,27 +121,29 @@ class Transformer:
             (draws * (room + 1)).astype(np.int64) if self._train else room // 2 + 0 * draws.astype(np.int64)
         ).T
 
-    def _apply_one(
-        self, image: np.ndarray, out: np.ndarray, top: int, left: int, scratch: np.ndarray | None
-    ) -> None:
-        """One image while it is in the cache; mirrored where there is a scratch array to do so."""
-        height, width = out.shape[1:]
-        window = np.s_[:, top : top + height, left : left + width]
-        target = out if scratch is None else scratch
-        target[...] = image[window]
-        if self._mean is not None:
-            target -= self._mean[window]
-        elif len(self._values):
-            target -= self._values[:, None, None]
-        if self._scale != 1:
-            target *= self._scale
-        if scratch is not None:
-            for plane, mirrored in zip(scratch, out, strict=True):
-                cv2.flip(plane, 1, dst=mirrored)
-
     def apply_at(self, image: np.ndarray, out: np.ndarray, top: int, left: int, mirrored: bool) -> None:
         """Writes one image (C x H x W), cropped at a place to the size of `out`, into `out` (C x h x w)."""
-        self._apply_one(image, out, top, left, np.empty_like(out) if mirrored else None)
+        height, width = out.shape[1:]
+        pixels = image[:, top : top + height, left : left + width]
+        if mirrored:
+            pixels = mirror(pixels)  # while they are bytes: mirroring floats moves four times as much
+        out[...] = pixels
+        if self._mean is not None:
+            out -= self._mean_under(top, left, height, width, mirrored)
+        elif len(self._values):
+            out -= self._values[:, None, None]
+        if self._scale != 1:
+            out *= self._scale
+
+    def _mean_under(self, top: int, left: int, height: int, width: int, mirrored: bool) -> np.ndarray:
+        """The part of the mean image under a crop, mirrored where the crop is."""
+        assert self._mean is not None
+        assert self._mirrored_mean is not None
+        rows = slice(top, top + height)
+        if not mirrored:
+            return self._mean[:, rows, left : left + width]
+        first = self._mean.shape[2] - width - left
+        return self._mirrored_mean[:, rows, first : first + width]
 
     def _apply_together(
         self, images: np.ndarray, out: np.ndarray, offsets: np.ndarray, mirrored: np.ndarray
@@ -191,6 +193,14 @@ class Transformer:
 
     def _error(self, what: str, field: str, **details: object) -> Exception:
         return self._origin.error(what, FIELD, field, **details)
+
+
+def mirror(planes: np.ndarray) -> np.ndarray:
+    """C x H x W with left and right exchanged."""
+    mirrored = np.empty(planes.shape, planes.dtype)
+    for plane, target in zip(planes, mirrored, strict=True):
+        cv2.flip(plane, 1, dst=target)
+    return mirrored
 
 
 def _text(shape: Sequence[int]) -> str:

@@ -107,8 +107,9 @@ class Layer:
     tops_are_params: ClassVar[bool] = False  # each top is the memory of the parameter of its number
     # The tops' shapes hang on values: they are known only when the layer runs, through `real_shapes`.
     shapes_by_value: ClassVar[bool] = False
-    # Forward or backward looks at values on the host: it cannot be recorded once and replayed on a device.
-    decides_on_host: ClassVar[bool] = False
+    # Forward or backward looks at values on the host, or waits for the device to know a result's size: it
+    # cannot be recorded once and replayed. Where it hangs on the options, `infer` says it anew.
+    decides_on_host: bool = False
     # The bottoms and tops whose values backward reads; where it hangs on the options, `infer` says it anew.
     backward_bottoms: Indices = ALL
     backward_tops: Indices = ALL
@@ -139,6 +140,7 @@ class Layer:
         self.top_shapes: list[Shape] = []
         # What outlives this object: the layer of this place in the net's next graph is handed the same dict.
         self.kept: dict[str, Any] = {}
+        self._constants: dict[tuple[str, str], Array] = {}
 
     def infer(self, bottoms: list[Shape]) -> list[Shape]:
         """The tops' shapes for these bottoms' shapes; also sets `params`, `saved` and `states`.
@@ -170,6 +172,13 @@ class Layer:
     def gives_gradient(self, bottom: int) -> bool:
         """Whether backward can give a gradient to this bottom (a label gets none)."""
         return self.differentiable
+
+    def constant(self, xp: ModuleType, name: str, make: Callable[[], Array]) -> Array:
+        """Numbers of this object's own, in the memory of `xp`: made and brought there at their first use."""
+        key = (xp.__name__, name)
+        if key not in self._constants:
+            self._constants[key] = xp.asarray(make())
+        return self._constants[key]
 
     def option(self, name: str, default: Any = None) -> Any:
         """The value of an optional field of this layer's message, or `default` where the prototxt leaves it

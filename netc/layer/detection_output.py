@@ -42,6 +42,7 @@ class DetectionOutput(Layer):
     shapes_by_value = True
     backward_bottoms = ()
     backward_tops = ()
+    decides_on_host = True
 
     def infer(self, bottoms: list[Shape]) -> list[Shape]:
         options = self.options

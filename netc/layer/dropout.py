@@ -42,6 +42,7 @@ class Dropout(Layer):
             self.factor = 1 / kept if self.drops else 1
         else:
             self.factor = 1 if self.drops else kept
+        self.decides_on_host = self.drops  # which draw it is
         if self.drops:
             self.saved = {"mask": Scratch(bottoms[0], np.bool_)}
             self.states = {"draw": Scratch((1,), np.int64)}
@@ -92,6 +93,7 @@ class SeLUDropout(Layer):
             )
         self.factor = ((1 - ratio) * (1 + alpha**2 * ratio)) ** -0.5
         self.shift = -self.factor * ratio * alpha
+        self.decides_on_host = self.phase == pb.TRAIN  # which draw it is
         if self.phase == pb.TRAIN:
             self.saved = {"mask": Scratch(bottoms[0], np.bool_)}
             self.states = {"draw": Scratch((1,), np.int64)}

@@ -25,6 +25,7 @@ class Filter(Layer):
     shapes_by_value = True
     backward_bottoms = ()
     backward_tops = ()
+    decides_on_host = True
 
     def gives_gradient(self, bottom: int) -> bool:
         return bottom != len(self.spec.bottom) - 1

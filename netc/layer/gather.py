@@ -20,6 +20,7 @@ class BatchReindex(Layer):
     bottoms = Arity(2)
     backward_bottoms = (1,)
     backward_tops = ()
+    decides_on_host = True
 
     def infer(self, bottoms: list[Shape]) -> list[Shape]:
         shape, index = bottoms
@@ -66,6 +67,7 @@ class Embed(Layer):
     options_field = "embed_param"
     backward_bottoms = (0,)
     backward_tops = ()
+    decides_on_host = True
 
     def infer(self, bottoms: list[Shape]) -> list[Shape]:
         for option in ("num_output", "input_dim"):

@@ -96,6 +96,7 @@ class BoxAnnotatorOHEM(Layer):
     tops = Arity(2)
     backward_bottoms = ()
     backward_tops = ()
+    decides_on_host = True
 
     def infer(self, bottoms: list[Shape]) -> list[Shape]:
         if self.options.roi_per_img < 1:

@@ -29,6 +29,7 @@ class HDF5Output(Layer):
     tops = Arity(0)
     differentiable = False
     backward_bottoms = ()
+    decides_on_host = True
 
     def infer(self, bottoms: list[Shape]) -> list[Shape]:
         if not self.options.file_name:

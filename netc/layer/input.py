@@ -55,6 +55,7 @@ class DummyData(Layer):
         fillers = list(self.options.data_filler) or [pb.FillerParameter(type="constant")]
         self.fillers = each_top(self, "data_filler", fillers)
         self.states = {"draws": Scratch((1,), np.int64)}
+        self.decides_on_host = any(filler.type != "constant" for filler in self.fillers)
         legacy = [name for name in LEGACY_DIMS if len(getattr(self.options, name))]
         if not legacy:
             return each_top(self, "shape", [tuple(shape.dim) for shape in self.options.shape])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from functools import cached_property
 from types import ModuleType
 
 import numpy as np
@@ -60,11 +59,13 @@ class Interp(Layer):
         self.resized = ((height, output[0]), (width, output[1]))
         return [(*shape[:2], *output)]
 
-    @cached_property
-    def matrices(self) -> tuple[Array, Array]:
+    def _matrices(self, xp: ModuleType) -> tuple[Array, Array]:
         """What interpolates along rows and along columns; made when the layer first runs."""
-        rows, columns = (_interpolation(size, output, self.dtype) for size, output in self.resized)
-        return rows, columns
+        rows, columns = self.resized
+        return (
+            self.constant(xp, "rows", lambda: _interpolation(*rows, self.dtype)),
+            self.constant(xp, "columns", lambda: _interpolation(*columns, self.dtype)),
+        )
 
     def _output(self, size: Shape) -> Shape:
         factors = [name for name in ("shrink_factor", "zoom_factor") if self.options.HasField(name)]
@@ -92,7 +93,7 @@ class Interp(Layer):
         return tuple((n - 1) * self.options.zoom_factor + 1 for n in shrunk)
 
     def forward(self, xp: ModuleType, b: Buffers) -> None:
-        rows, columns = (xp.asarray(matrix) for matrix in self.matrices)
+        rows, columns = self._matrices(xp)
         across = xp.matmul(b.bottoms[0][self.inside], columns.T)
         xp.matmul(rows, across, out=b.tops[0])
 
@@ -101,7 +102,7 @@ class Interp(Layer):
         if dx is None:
             return
         dx[...] = 0
-        rows, columns = (xp.asarray(matrix) for matrix in self.matrices)
+        rows, columns = self._matrices(xp)
         dx[self.inside] = xp.matmul(rows.T, xp.matmul(b.top_grads[0], columns))
 
 

@@ -28,6 +28,7 @@ class MultinomialLogisticLoss(Loss):
 
     type = "MultinomialLogisticLoss"
     backward_bottoms = (0,)
+    decides_on_host = True
 
     def infer(self, bottoms: list[Shape]) -> list[Shape]:
         tops = super().infer(bottoms)
@@ -135,5 +136,9 @@ class InfogainLoss(SoftmaxWithLoss):
 
     def _worth(self, xp: ModuleType, b: Buffers) -> Array:
         """The row of H for the label of each place: (outer, classes, inner)."""
-        matrix = b.bottoms[2] if self.matrix is None else xp.asarray(self.matrix, dtype=self.dtype)
+        own = self.matrix
+        if own is None:
+            matrix = b.bottoms[2]
+        else:
+            matrix = self.constant(xp, "matrix", lambda: own.astype(self.dtype))
         return xp.moveaxis(matrix.reshape(self.classes, self.classes)[b.saved["index"]], 2, 1)

@@ -84,6 +84,7 @@ class SoftmaxWithLoss(Loss):
     type = "SoftmaxWithLoss"
     options_field = "softmax_param"
     tops = Arity(1, 2)
+    decides_on_host = True
 
     def infer(self, bottoms: list[Shape]) -> list[Shape]:
         super().infer(bottoms)
@@ -156,7 +157,7 @@ class SoftmaxWithLoss(Loss):
 
     def _weights(self, xp: ModuleType, index: Array) -> Array:
         """Every place's weight by its label; an ignored label gets any."""
-        return xp.asarray(self.class_weights)[index]
+        return self.constant(xp, "class weights", lambda: self.class_weights)[index]
 
     def _normalizer(self, xp: ModuleType, index: Array) -> Any:
         counted = index.size if self.ignored() is None else (index >= 0).sum()
@@ -209,6 +210,7 @@ class HingeLoss(Loss):
 
     type = "HingeLoss"
     options_field = "hinge_loss_param"
+    decides_on_host = True
 
     def infer(self, bottoms: list[Shape]) -> list[Shape]:
         tops = super().infer(bottoms)

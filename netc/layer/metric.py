@@ -22,6 +22,7 @@ class Accuracy(Layer):
     bottoms = Arity(2)
     tops = Arity(1, 2)
     differentiable = False
+    decides_on_host = True
 
     def infer(self, bottoms: list[Shape]) -> list[Shape]:
         scores, labels = bottoms
@@ -79,6 +80,7 @@ class ArgMax(Layer):
                 expected=f"1 to {choices}",
                 found=top_k,
             )
+        self.decides_on_host = top_k > 1  # it sorts
         if self.axis is not None:
             return [(*shape[: self.axis], top_k, *shape[self.axis + 1 :])]
         rows = 2 if self.options.out_max_val else 1

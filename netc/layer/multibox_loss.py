@@ -71,6 +71,7 @@ class MultiBoxLoss(Loss):
     type = "MultiBoxLoss"
     options_field = "multibox_loss_param"
     bottoms = Arity(4)
+    decides_on_host = True
 
     def infer(self, bottoms: list[Shape]) -> list[Shape]:
         options = self.options

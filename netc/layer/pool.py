@@ -75,6 +75,7 @@ class Pooling(Layer):
             fit = next((kind for kind in kinds if kernel <= np.iinfo(kind).max), np.int64)
             self.saved = {"chosen": Scratch(pooled, fit)}
         if self.method == "stochastic" and self.phase == pb.TRAIN:
+            self.decides_on_host = True  # which draw it is
             self.states = {"draw": Scratch((1,), np.int64)}
         return [pooled] * max(1, len(self.spec.top))
 
@@ -205,19 +206,19 @@ class Pooling(Layer):
         for number, _, outputs, inputs in self.window.positions(self.image, self.output):
             yield number, (..., *outputs), (..., *inputs)
 
-    def _windows(self) -> Iterator[tuple[Any, Any, Array]]:
+    def _windows(self, xp: ModuleType) -> Iterator[tuple[Any, Any, Array]]:
         """For each window: its output and its cells (indices of whole blobs), and the cells' kernel
         positions."""
         axes = zip(self.output, self.window.stride, self.window.pad, strict=True)
-        starts = [np.arange(outputs) * stride - pad for outputs, stride, pad in axes]
-        for p, top in enumerate(starts[0].tolist()):
-            for q, left in enumerate(starts[1].tolist()):
+        starts = [[i * stride - pad for i in range(outputs)] for outputs, stride, pad in axes]
+        for p, top in enumerate(starts[0]):
+            for q, left in enumerate(starts[1]):
                 rows = slice(max(0, top), min(self.image[0], top + self.window.kernel[0]))
                 columns = slice(max(0, left), min(self.image[1], left + self.window.kernel[1]))
                 if rows.stop <= rows.start or columns.stop <= columns.start:
                     continue
-                r = np.arange(rows.start - top, rows.stop - top)[:, None]
-                s = np.arange(columns.start - left, columns.stop - left)
+                r = xp.arange(rows.start - top, rows.stop - top)[:, None]
+                s = xp.arange(columns.start - left, columns.stop - left)
                 output = (..., slice(p, p + 1), slice(q, q + 1))
                 yield output, (..., rows, columns), r * self.window.kernel[1] + s
 
@@ -227,11 +228,11 @@ class Pooling(Layer):
         y.fill(least)
         chosen.fill(0)
         if self._by_window:
-            for output, cells, positions in self._windows():
+            for output, cells, positions in self._windows(xp):
                 window = xp.where(x[cells] > least, x[cells], least)
                 window = window.reshape(*x.shape[:2], count(positions.shape))
                 y[output] = window.max(axis=2)[..., None, None]
-                place = xp.asarray(positions.astype(chosen.dtype)).reshape(-1)[window.argmax(axis=2)]
+                place = positions.astype(chosen.dtype).reshape(-1)[window.argmax(axis=2)]
                 chosen[output] = (place[..., None, None] + 1) * (y[output] > least)
             return
         for part in self._parts(y):
@@ -252,8 +253,8 @@ class Pooling(Layer):
     def _send_back(self, xp: ModuleType, dy: Array, chosen: Array, dx: Array) -> None:
         """Adds each output's gradient to the cell that was chosen for it."""
         if self._by_window:
-            for output, cells, positions in self._windows():
-                dx[cells] += dy[output] * (chosen[output] == xp.asarray((positions + 1).astype(chosen.dtype)))
+            for output, cells, positions in self._windows(xp):
+                dx[cells] += dy[output] * (chosen[output] == (positions + 1).astype(chosen.dtype))
             return
         apart = all(s >= k for s, k in zip(self.window.stride, self.window.kernel, strict=True))
         for part in self._parts(dy):
@@ -283,7 +284,10 @@ class Pooling(Layer):
         planes, step = y.shape[0] * y.shape[1], max(1, PLANE_CELLS // count(self.output))
         return (slice(start, start + step) for start in range(0, planes, step))
 
-    def _divisors(self, xp: ModuleType, dtype: Any) -> Array:
+    def _divisors(self, xp: ModuleType) -> Array:
+        return self.constant(xp, "divisors", self._make_divisors)
+
+    def _make_divisors(self) -> Array:
         """1 / cells of each window (P, Q), padding included but not what lies behind it; NaN for windows of
         none."""
         window = self.window
@@ -294,22 +298,22 @@ class Pooling(Layer):
             cells.append(np.minimum(start + kernel, size + pad) - start)
         number = np.outer(*cells).astype(np.float64)
         number[number == 0] = np.nan
-        return xp.asarray((1 / number).astype(dtype))
+        return (1 / number).astype(self.dtype)
 
     def _average(self, xp: ModuleType, x: Array, y: Array) -> None:
         y.fill(0)
         if self._by_window:
-            for output, cells, _ in self._windows():
+            for output, cells, _ in self._windows(xp):
                 x[cells].sum(axis=(2, 3), keepdims=True, out=y[output])
         else:
             for _, outputs, inputs in self._positions():
                 y[outputs] += x[inputs]
-        y *= self._divisors(xp, y.dtype)
+        y *= self._divisors(xp)
 
     def _spread(self, xp: ModuleType, dy: Array, dx: Array) -> None:
-        share = dy * self._divisors(xp, dy.dtype)
+        share = dy * self._divisors(xp)
         if self._by_window:
-            for output, cells, _ in self._windows():
+            for output, cells, _ in self._windows(xp):
                 dx[cells] += share[output]
             return
         for _, outputs, inputs in self._positions():

@@ -8,7 +8,7 @@ from types import ModuleType
 
 import numpy as np
 
-from netc.layer.base import Arity, Buffers, Layer, Shape
+from netc.layer.base import Arity, Array, Buffers, Layer, Shape
 from netc.layer.registry import register
 from netc.layer.size import check_size
 
@@ -54,8 +54,11 @@ class PriorBox(Layer):
 
     def forward(self, xp: ModuleType, b: Buffers) -> None:
         top = b.tops[0]
-        top[0, 0] = xp.asarray(self.priors.reshape(-1))
-        top[0, 1] = xp.asarray(np.resize(self._variances(), self.priors.size).astype(self.dtype))
+        top[0, 0] = self.constant(xp, "priors", lambda: self.priors.reshape(-1))
+        top[0, 1] = self.constant(xp, "variances", self._repeated_variances)
+
+    def _repeated_variances(self) -> Array:
+        return np.resize(self._variances(), self.priors.size).astype(self.dtype)
 
     def _check(self) -> None:
         """Raises NetcError where the options contradict each other."""

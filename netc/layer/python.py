@@ -56,6 +56,7 @@ class Python(Layer):
     tops = Arity(0, None)
     in_place = True
     shapes_by_value = True
+    decides_on_host = True
 
     @property
     def user_layer(self) -> Any:

@@ -69,6 +69,7 @@ class RegionPooling(Layer):
     bottoms = Arity(2)
     backward_bottoms = (1,)
     backward_tops = ()
+    decides_on_host = True
 
     def read_regions(self, bottoms: list[Shape]) -> int:
         """Their number R. Raises NetcError where the shapes do not fit."""

@@ -25,6 +25,7 @@ class SegAccuracy(Layer):
     options_field = "seg_accuracy_param"
     bottoms = Arity(2)
     differentiable = False
+    decides_on_host = True
 
     def infer(self, bottoms: list[Shape]) -> list[Shape]:
         scores, labels = bottoms

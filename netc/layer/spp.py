@@ -46,6 +46,7 @@ class SPP(Layer):
             pooling = self._pooling(level, shape)
             pooled.append(pooling.infer([shape])[0])
             self.levels.append(pooling)
+            self.decides_on_host |= pooling.decides_on_host
             for mine, its in ((self.saved, pooling.saved), (self.states, pooling.states)):
                 mine.update({f"{name}_{level}": scratch for name, scratch in its.items()})
         if height == 1:

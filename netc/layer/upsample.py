@@ -23,6 +23,7 @@ class Upsample(Layer):
     bottoms = Arity(2)
     backward_bottoms = (1,)
     backward_tops = ()
+    decides_on_host = True
 
     def infer(self, bottoms: list[Shape]) -> list[Shape]:
         shape, mask = bottoms

@@ -53,6 +53,7 @@ class Demand:
     poison: bool = False  # fill what is freed with NaN after every step: a check of the plan
     dtype: Any = np.float32
 
+
 @dataclass(frozen=True)
 class ShapeChange:
     """A node whose tops turn out, from values, to have other shapes than the program's."""
@@ -62,6 +63,13 @@ class ShapeChange:
 
 
 Seed = tuple[Array, float]  # a gradient that no layer writes, and the value it is filled with
+
+
+class Filling(Form):
+    """Writes the gradients that no layer writes, before the backward that reads them."""
+
+    variant = "fill"
+    runs_on_xp = True
 
 
 @dataclass(eq=False)
@@ -180,7 +188,7 @@ class Program:
         if self.demand.keep_all:
             fill_all(seeds)
         elif run and seeds:
-            run = partial(run_after_filling, seeds, run)
+            self.backward_steps.append(Step(Filling(form.nodes), "backward", partial(fill_all, seeds)))
         if run:
             self.backward_steps.append(Step(form, "backward", run))
 
@@ -294,6 +302,8 @@ class Program:
             if step.direction == "forward"
             else self.plan.schedule.backward_step
         )
+        if step.form not in times:
+            return
         now = times[step.form]
         for buffer in self.plan.freed_after(now):
             self.memory[buffer.offset : buffer.offset + buffer.nbytes] = 0xFF  # NaN in every float type
@@ -303,12 +313,6 @@ def fill_all(seeds: list[Seed]) -> None:
     """Writes the gradients that no layer writes."""
     for grad, weight in seeds:
         grad.fill(weight)
-
-
-def run_after_filling(seeds: list[Seed], run: Callable[[], None]) -> None:
-    """A backward step whose layer reads gradients that no layer writes."""
-    fill_all(seeds)
-    run()
 
 
 def _shape(owner: Value | Form, kind: str) -> Shape | None:

@@ -67,7 +67,7 @@ def blob_to_array(blob: Any, diff: bool = False) -> Array:
     doubles, floats = (blob.double_diff, blob.diff) if diff else (blob.double_data, blob.data)
     values = np.array(doubles if len(doubles) else floats, dtype=np.float32)
     try:
-        return _shaped(values, shape)
+        return values.reshape(_checked(values.size, shape))
     except WireError as error:
         raise NetcError(f"the blob does not hold together: {error}") from error
 
@@ -150,21 +150,37 @@ class _Parts:
     legacy: dict[int, int] = field(default_factory=dict)
     arrays: dict[int, list[npt.NDArray[Any]]] = field(default_factory=dict)
 
+    # As in Caffe, doubles win over floats and the old axes over `shape`.
+
+    def chunks(self, diff: bool = False) -> list[npt.NDArray[Any]]:
+        floats, doubles = (DIFF, DOUBLE_DIFF) if diff else (DATA, DOUBLE_DATA)
+        return self.arrays.get(doubles) or self.arrays.get(floats) or []
+
+    def checked_shape(self, diff: bool = False) -> tuple[int, ...]:
+        """Raises WireError where the shape is not that of as many elements as there are."""
+        shape = tuple(self.legacy.get(axis, 0) for axis in LEGACY_AXES) if self.legacy else tuple(self.shape)
+        return _checked(sum(chunk.size for chunk in self.chunks(diff)), shape)
+
 
 def parse_blob(buffer: memoryview, start: int = 0, stop: int | None = None, diff: bool = False) -> Array:
     """The data (or diff) of the BlobProto in `buffer[start:stop]`, in memory of its own. Raises WireError."""
+    parts = _parts(buffer, start, stop)
+    return _joined(parts.chunks(diff)).reshape(parts.checked_shape(diff))
+
+
+def blob_shape(buffer: memoryview, start: int = 0, stop: int | None = None) -> tuple[int, ...]:
+    """The shape of the array that `parse_blob` gives. Raises WireError."""
+    return _parts(buffer, start, stop).checked_shape()
+
+
+def _parts(buffer: memoryview, start: int, stop: int | None) -> _Parts:
     stop = len(buffer) if stop is None else stop
     parts = _Parts()
     at = start
     while at < stop:
         part = read_header(buffer, at, stop)
         at = _take_part(buffer, part, at, stop, parts)
-    # As in Caffe, doubles win over floats and the old axes over `shape`.
-    floats, doubles = (DIFF, DOUBLE_DIFF) if diff else (DATA, DOUBLE_DATA)
-    chunks = parts.arrays.get(doubles) or parts.arrays.get(floats) or []
-    values = _joined(chunks)
-    legacy = tuple(parts.legacy.get(axis, 0) for axis in LEGACY_AXES)
-    return _shaped(values, legacy if parts.legacy else tuple(parts.shape))
+    return parts
 
 
 def _joined(chunks: Sequence[npt.NDArray[Any]]) -> Array:
@@ -233,10 +249,10 @@ def _dims(buffer: memoryview, shape: Field) -> list[int]:
     return dims
 
 
-def _shaped(values: Array, shape: Sequence[int]) -> Array:
+def _checked(count: int, shape: Sequence[int]) -> tuple[int, ...]:
     if len(shape) > MOST_AXES:
         raise WireError(f"a blob has more than {MOST_AXES} axes")
-    if any(size < 0 for size in shape) or math.prod(shape) != values.size:
+    if any(size < 0 for size in shape) or math.prod(shape) != count:
         shown = " x ".join(map(str, shape)) or "none"
-        raise WireError(f"a blob holds {values.size} numbers, its shape is {shown}")
-    return values.reshape(shape)
+        raise WireError(f"a blob holds {count} numbers, its shape is {shown}")
+    return tuple(shape)

@@ -16,8 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from netc.errors import NetcError
-from netc.schema.blobs import Array
+from netc.schema.blobs import FLOAT, Array
 from netc.schema.reading import open_file
+from netc.schema.stored import pieces
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +38,8 @@ DAMAGE = (
 )
 HIGHEST_COMPRESSION = 2000
 """No filter packs numbers more tightly (deflate reaches 1032): a data set that claims more is damaged."""
+PIECE = 1 << 24
+"""Bytes converted at a time: of a data set that is not float32, and so passes through memory of its own."""
 PROBE_SECONDS = 5
 PROBE_BYTES_PER_SECOND = 50_000_000
 
@@ -62,9 +65,15 @@ def open_hdf5(path: str | os.PathLike[str]) -> Iterator[Any]:
     The file is first read by `probe_hdf5`, so that no damage can take this process down.
     """
     probe_hdf5(path)
+    with damage_named(path), h5py.File(path, "r") as file:
+        yield file
+
+
+@contextmanager
+def damage_named(path: str | os.PathLike[str]) -> Iterator[None]:
+    """What the HDF5 library raises in the block becomes a NetcError that names the file."""
     try:
-        with h5py.File(path, "r") as file:
-            yield file
+        yield
     except DAMAGE as error:
         raise _damage_error(path, (str(error) or type(error).__name__).splitlines()[0]) from error
 
@@ -93,8 +102,8 @@ def probe_hdf5(path: str | os.PathLike[str]) -> None:
     _probed.add(identity)
 
 
-def read_dataset(dataset: Any) -> npt.NDArray[Any]:
-    """All of a data set of numbers. Raises ValueError where it claims more than its file can hold."""
+def check_dataset(dataset: Any) -> None:
+    """Raises ValueError where it is no data set of numbers, or claims more than its file can hold."""
     if not isinstance(dataset, h5py.Dataset):
         raise ValueError("a data set is missing")
     if dataset.shape is None or dataset.dtype.kind not in "fiu":
@@ -102,12 +111,37 @@ def read_dataset(dataset: Any) -> npt.NDArray[Any]:
     stored, claimed = dataset.id.get_storage_size(), dataset.size * dataset.dtype.itemsize
     if claimed > stored * (HIGHEST_COMPRESSION if dataset.id.get_create_plist().get_nfilters() else 1):
         raise ValueError(f"{dataset.name} claims {claimed} bytes where {stored} are stored")
+
+
+def read_dataset(dataset: Any) -> npt.NDArray[Any]:
+    """All of a data set of numbers. Raises ValueError as `check_dataset` does."""
+    check_dataset(dataset)
     return np.asarray(dataset[()])
 
 
 def read_float_dataset(dataset: Any) -> Array:
     """A data set as float32, whatever numbers it holds."""
     return np.asarray(read_dataset(dataset), dtype=np.float32, order="C")
+
+
+def read_dataset_into(dataset: Any, target: Any) -> None:
+    """Fills a contiguous array of as many elements with a checked data set's numbers, as float32.
+
+    What lies in the file as it should lie in memory is read there; the rest in pieces, through float32.
+    """
+    if target.size != dataset.size or not target.flags.c_contiguous:
+        raise ValueError(f"{dataset.name} does not fit into an array of shape {tuple(target.shape)}")
+    flat = target.reshape(-1)
+    if isinstance(target, np.ndarray) and dataset.dtype == target.dtype == np.float32:
+        if target.size:
+            dataset.id.read(h5py.h5s.ALL, h5py.h5s.ALL, flat.reshape(dataset.shape))
+        return
+    at = 0
+    for piece in pieces(dataset.shape, PIECE // max(dataset.dtype.itemsize, FLOAT.itemsize)):
+        values = np.asarray(dataset[piece], np.float32).reshape(-1)
+        flat[at : at + values.size] = values
+        at += values.size
+        del values  # before the next piece is read
 
 
 def numbered_datasets(group: Any) -> dict[int, Any]:

@@ -13,6 +13,8 @@ from typing import Any
 
 import h5py
 
+from netc.schema.stored import pieces
+
 PIECE = 1 << 24
 """Bytes read at a time."""
 CLOCK_FACTOR = 20
@@ -35,12 +37,10 @@ def main(path: str, seconds: str) -> int:
 def _read(name: str, item: Any) -> None:
     if not isinstance(item, h5py.Dataset) or not item.shape:
         return
-    row_size = max(1, item.size * item.dtype.itemsize // max(1, item.shape[0]))
-    rows = max(1, PIECE // row_size)
     # Storage that was never written reads as fill values: there is nothing there to be damaged.
     if item.id.get_storage_size():
-        for start in range(0, item.shape[0], rows):
-            item[start : start + rows]
+        for piece in pieces(item.shape, PIECE // item.dtype.itemsize):
+            item[piece]
 
 
 if __name__ == "__main__":

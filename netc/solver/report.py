@@ -9,6 +9,8 @@ from netc.runtime import OutputValue
 
 log = logging.getLogger(__name__)
 
+NOTED_SHARE = 0.05
+
 
 def say(source: str, message: str, *args: object) -> None:
     """Logs a line under the file and line that Caffe would show."""
@@ -27,6 +29,17 @@ def say_iteration(iteration: int, done: int, seconds: float, display: int, loss:
         display,
         loss,
     )
+
+
+def say_waiting(share: float) -> None:
+    """That training has waited for data since the last display, where it is worth a thought."""
+    if share >= NOTED_SHARE:
+        log.info("Waited for data in %.0f%% of that time", 100 * share)
+
+
+def say_whole_waiting(seconds: float, share: float) -> None:
+    """How much of a whole run was spent on waiting for data."""
+    log.info("Training took %.1f s, of which %.1f%% was waiting for data", seconds, 100 * share)
 
 
 def say_train_outputs(outputs: Iterable[OutputValue]) -> None:

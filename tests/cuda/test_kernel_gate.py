@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 import kernel_gate
-from kernel_gate import PROCESSORS, Resources, Row, build_all, occupancy, read_log
-from netc.backends.cuda import gemm
+from kernel_gate import PROCESSORS, Row, build_all, occupancy, usual_architectures
+from netc.backends.cuda import gemm, resources
 from netc.backends.cuda.cubin import build_cubin, kernel_symbol
 from netc.backends.cuda.kernel import Variant
 from netc.backends.cuda.nvrtc import Nvrtc
+from netc.backends.cuda.resources import Resources, check_registers, known_resources, read_log
 from netc.backends.cuda.variants import ALL_VARIANTS
 from netc.errors import NetcError
 
@@ -23,7 +24,41 @@ ptxas info    : Function properties for _Z4fillILi4EEvxfPf
     {frame} bytes stack frame, {stores} bytes spill stores, {loads} bytes spill loads
 ptxas info    : Used 40 registers, used 1 barriers, 8448 bytes smem
 """
+TWO_KERNELS = """ptxas info    : 86 bytes gmem
+ptxas info    : Compiling entry function 'first' for 'sm_90'
+ptxas info    : Function properties for first
+ptxas         .     0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
+ptxas info    : Used 30 registers, used 0 barriers
+ptxas info    : Compile time = 6.743 ms
+ptxas info    : Compiling entry function 'second' for 'sm_90'
+ptxas info    : Function properties for second
+ptxas         .     8 bytes stack frame, 0 bytes spill stores, 4 bytes spill loads
+ptxas info    : Used 24 registers, used 1 barriers, 16 bytes smem
+ptxas info    : Function properties for called
+ptxas         .     16 bytes stack frame, 2 bytes spill stores, 0 bytes spill loads
+"""
 VARIANT = Variant("some", "some.cu", "some", 256)
+BAD = """#include "netc.cuh"
+__global__ void indexed(int i, float* y) {
+  float all[64];
+  for (int j = 0; j < 64; ++j) all[j] = 0;
+  for (int j = 0; j < i; ++j) all[i * j % 64] += y[j];
+  for (int j = 0; j < 64; ++j) y[j] = all[j];
+}
+__global__ void fine(float* y) { y[threadIdx.x] = 1; }
+__global__ void greedy(const float* x, float* y) {
+  float all[128];
+#pragma unroll
+  for (int j = 0; j < 128; ++j) all[j] = x[j * 1024 + threadIdx.x];
+  for (int i = 0; i < 9; ++i)
+#pragma unroll
+    for (int j = 0; j < 128; ++j) all[j] += all[(j + 1) % 128] * x[i];
+#pragma unroll
+  for (int j = 0; j < 128; ++j) y[j * 1024 + threadIdx.x] = all[j];
+}
+"""
+FILES = sorted({variant.file for variant in ALL_VARIANTS})
+NEWEST = -1
 
 
 @pytest.fixture(scope="module")
@@ -34,19 +69,53 @@ def compiler() -> Nvrtc:
         pytest.skip(str(error))
 
 
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("NETC_CACHE_DIR", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def bad_source(tmp_path: Path) -> str:
+    """A file with a kernel that needs a stack, one that does not, and one that takes many registers."""
+    (tmp_path / "bad.cu").write_text(BAD)
+    return str(tmp_path / "bad.cu")
+
+
+# All that can take long. The positions are those of the usual architectures, the newest of them last.
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("position", [0, 1, 2, NEWEST], ids=["sm_75", "sm_80", "sm_90", "newest"])
+@pytest.mark.parametrize("file", FILES)
+def test_every_variant_is_clean(compiler: Nvrtc, file: str, position: int) -> None:
+    architecture = usual_architectures(compiler)[position]
+    rows = build_all(compiler, [v for v in ALL_VARIANTS if v.file == file], [architecture])
+    assert [str(row) for row in rows if not row.passes] == []
+    assert rows or not any(v.runs_on(architecture) for v in ALL_VARIANTS if v.file == file)
+
+
+def log_of_one(frame: int = 0, stores: int = 0, loads: int = 0) -> Resources:
+    (resources,) = read_log(LOG.format(frame=frame, stores=stores, loads=loads)).values()
+    return resources
+
+
 def test_the_log_tells_what_a_kernel_takes() -> None:
-    assert read_log(LOG.format(frame=0, stores=0, loads=0)) == Resources(40, 8448, 0, 0)
-    assert read_log(LOG.format(frame=16, stores=4, loads=8)) == Resources(40, 8448, 16, 12)
+    assert log_of_one() == Resources(40, 8448, 0, 0)
+    assert log_of_one(frame=16, stores=4, loads=8) == Resources(40, 8448, 16, 12)
 
 
-def test_a_log_without_them_is_an_error() -> None:
+def test_the_log_tells_the_kernels_apart_and_counts_what_they_call() -> None:
+    assert read_log(TWO_KERNELS) == {"first": Resources(30, 0, 0, 0), "second": Resources(24, 16, 24, 6)}
+
+
+@pytest.mark.parametrize("log", ["ptxas info : nothing", "Compiling entry function 'f' for 'sm_90'\nnothing"])
+def test_a_log_without_them_is_an_error(log: str) -> None:
     with pytest.raises(NetcError, match="does not tell"):
-        read_log("ptxas info : nothing")
+        read_log(log)
 
 
 @pytest.mark.parametrize(("frame", "loads", "passes"), [(0, 0, True), (8, 0, False), (0, 4, False)])
 def test_spills_and_frames_fail(frame: int, loads: int, passes: bool) -> None:
-    row = Row(VARIANT, 90, read_log(LOG.format(frame=frame, stores=0, loads=loads)))
+    row = Row(VARIANT, 90, log_of_one(frame=frame, loads=loads))
     assert row.passes is passes
     assert str(row).endswith("FAILS") is not passes
 
@@ -82,10 +151,7 @@ def test_the_wrappers_compile_for_a_gpu(compiler: Nvrtc) -> None:
     assert [str(row) for row in rows if not row.passes] == []
 
 
-def test_a_tensor_core_kernel_is_clean_and_has_one_symbol(
-    compiler: Nvrtc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("NETC_CACHE_DIR", str(tmp_path))
+def test_a_tensor_core_kernel_is_clean_and_has_one_symbol(compiler: Nvrtc, own_cache: Path) -> None:
     variant = next(v for key, v in gemm.VARIANTS.items() if key[0].math == "tf32")
     (row,) = build_all(compiler, [variant], [90])
     assert row.passes, str(row)
@@ -94,22 +160,56 @@ def test_a_tensor_core_kernel_is_clean_and_has_one_symbol(
     assert build_cubin(compiler, variant, "90") == cubin
 
 
-def test_a_kernel_that_spills_or_does_not_compile_fails_the_gate(compiler: Nvrtc, tmp_path: Path) -> None:
-    source = tmp_path / "bad.cu"
-    source.write_text(
-        '#include "netc.cuh"\n'
-        "__global__ void indexed(int i, float* y) {\n"
-        "  float all[64];\n"
-        "  for (int j = 0; j < 64; ++j) all[j] = 0;\n"
-        "  for (int j = 0; j < i; ++j) all[i * j % 64] += y[j];\n"
-        "  for (int j = 0; j < 64; ++j) y[j] = all[j];\n}\n"
-    )
-    variants = [Variant(name, str(source), name, 32) for name in ("indexed", "missing")]
-    framed, missing = build_all(compiler, variants, [90])
+def test_a_kernel_that_spills_or_does_not_compile_fails_the_gate(
+    compiler: Nvrtc, own_cache: Path, bad_source: str
+) -> None:
+    variants = [Variant(name, bad_source, name, 32) for name in ("indexed", "missing", "fine")]
+    framed, missing, fine = build_all(compiler, variants, [90])
     assert framed.resources is not None
     assert framed.resources.frame > 0
     assert not framed.passes
     assert "cannot compile missing" in missing.error
+    assert fine.passes
+
+
+def test_a_block_of_more_registers_than_there_are_fails_the_gate_and_is_refused(
+    compiler: Nvrtc, own_cache: Path, bad_source: str
+) -> None:
+    small, large = (Variant(f"greedy {n}", bad_source, "greedy", n) for n in (256, 1024))
+    check_registers(large, 90)  # nothing is known of it yet
+    one, other = build_all(compiler, [small, large], [90])
+    assert one.passes
+    assert not other.passes
+    assert str(other).endswith("FAILS")
+    check_registers(small, 90)
+    with pytest.raises(NetcError, match="too many registers"):
+        check_registers(large, 90)
+
+
+def test_what_is_known_is_not_compiled_again(
+    compiler: Nvrtc, own_cache: Path, bad_source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[list[str]] = []
+    original = resources.compile_variants
+
+    def compile_and_note(compiler: Nvrtc, variants: list[Variant], *rest: object) -> object:
+        compiled.append([variant.name for variant in variants])
+        return original(compiler, variants, *rest)
+
+    monkeypatch.setattr(resources, "compile_variants", compile_and_note)
+    fine, indexed = (Variant(name, bad_source, name, 32) for name in ("fine", "indexed"))
+    assert known_resources(fine, 90) is None
+    (first,) = build_all(compiler, [fine], [90])
+    assert known_resources(fine, 90) == first.resources
+    assert build_all(compiler, [fine, indexed], [90])[0] == first
+    assert compiled == [["fine"], ["indexed"]]
+    build_all(compiler, [fine], [80])
+    Path(bad_source).write_text(BAD.replace("= 1;", "= 2;"))
+    build_all(compiler, [fine], [90])
+    assert compiled[2:] == [["fine"], ["fine"]]
+    for damaged in own_cache.glob("resources/*.json"):
+        damaged.write_text('{"compiler": "13.5", "kernels": []')
+    assert known_resources(fine, 90) is None
 
 
 def test_without_the_compiler_the_gate_says_how_to_get_it(

@@ -10,6 +10,7 @@ import pytest
 from netc.backends.cuda.emulated_device import EmulatedDevice
 from netc.backends.cuda.kernel import Variant
 from tests.cuda.arrays import get, put, room
+from tests.cuda.rounding import ROUNDED
 
 pytestmark = [pytest.mark.cuda, pytest.mark.usefixtures("emulator")]
 
@@ -47,6 +48,49 @@ def test_matrices_of_16_bits(device: EmulatedDevice, kind: str) -> None:
     launch(device, f"multiply_matrices<{kind}>", 32, put(device, a), put(device, b), d)
     wanted = widen(kind, narrow(kind, a)) @ widen(kind, narrow(kind, b))
     np.testing.assert_allclose(get(device, d, (16, 8)), wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "a_k_is_row", "b_k_is_row"),
+    [
+        ("tf32", False, False),
+        *(
+            (kind, *rows)
+            for kind in ("bf16", "fp16")
+            for rows in ((False, False), (True, False), (False, True))
+        ),
+    ],
+)
+def test_fragments_of_tiles(device: EmulatedDevice, kind: str, a_k_is_row: bool, b_k_is_row: bool) -> None:
+    rng = np.random.default_rng(0)
+    # What tf32 does not round by itself is not given to it.
+    a, b = (ROUNDED[kind](rng.standard_normal((16, 16)).astype(np.float32)) for _ in range(2))
+    number = "float" if kind == "tf32" else kind
+    d = room(device, 256)
+    layouts = f"{str(a_k_is_row).lower()}, {str(b_k_is_row).lower()}"
+    launch(device, f"multiply_fragments<{number}, {layouts}>", 32, put(device, a), put(device, b), d)
+    np.testing.assert_allclose(get(device, d, (16, 16)), a @ b, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["tf32", "bf16", "fp16"])
+def test_products_by_four_warps(device: EmulatedDevice, kind: str) -> None:
+    rng, k = np.random.default_rng(0), 16 if kind == "tf32" else 32
+    a, b = (ROUNDED[kind](rng.standard_normal((n, k)).astype(np.float32)) for n in (64, 128))
+    d = room(device, 64 * 128)
+    number = "float" if kind == "tf32" else kind
+    launch(device, f"multiply_by_four_warps<{number}>", 128, put(device, a), put(device, b), d)
+    np.testing.assert_allclose(get(device, d, (64, 128)), a @ b.T, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["bf16", "fp16"])
+def test_pairs_are_rounded_with_the_first_in_the_lower_half(device: EmulatedDevice, kind: str) -> None:
+    x = np.random.default_rng(0).standard_normal(32).astype(np.float32)
+    x[:4] = [np.inf, -0.0, 1 + 2.0**-8, 1e30]  # the last one is too large for fp16
+    y = room(device, 16, np.uint32)
+    launch(device, f"round_pairs<{kind}>", 32, np.int32(16), put(device, x), y)
+    with np.errstate(over="ignore"):
+        wanted = narrow(kind, x)
+    np.testing.assert_array_equal(get(device, y, dtype=np.uint16), wanted)
 
 
 def test_one_matrix_is_loaded_by_eight_lanes_addresses(device: EmulatedDevice) -> None:

@@ -1,5 +1,7 @@
 // Kernels that show each wrapper of netc.cuh, for comparison with NumPy (and of a GPU with the emulator).
 #include "netc.cuh"
+#include "fragments.cuh"
+#include "wgmma.cuh"
 
 __device__ __forceinline__ void multiply(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2], bf16) {
   mma_m16n8k16_bf16(d, a, b, d);
@@ -23,6 +25,62 @@ __global__ void __launch_bounds__(32) multiply_matrices(const float* a, const fl
   ldmatrix<2, true>(y, &b_tile[lane % 16][0]);
   multiply(sums, x, y, T{});
   for (int e = 0; e < 4; ++e) d[(g + e / 2 * 8) * 8 + 2 * q + e % 2] = sums[e];
+}
+// D[16][16] = A[16][16] B[16][16], by one warp, from tiles in which k lies along a row or each step is a row.
+template <class T, bool A_K_IS_ROW, bool B_K_IS_ROW>
+__global__ void __launch_bounds__(32) multiply_fragments(const float* a, const float* b, float* d) {
+  constexpr int PITCH = 16 + 16 / sizeof(T);
+  __shared__ __align__(16) T a_tile[16 * PITCH], b_tile[16 * PITCH];
+  const int lane = threadIdx.x, g = lane / 4, q = lane % 4;
+  for (int i = lane; i < 256; i += 32) {  // element (row, k) of A and (k, column) of B
+    a_tile[A_K_IS_ROW ? i % 16 * PITCH + i / 16 : i / 16 * PITCH + i % 16] = from_float<T>(a[i]);
+    b_tile[B_K_IS_ROW ? i / 16 * PITCH + i % 16 : i % 16 * PITCH + i / 16] = from_float<T>(b[i]);
+  }
+  __syncwarp();
+  float sums[2][4] = {};
+  for (int k = 0; k < 16; k += 32 / sizeof(T)) {
+    unsigned x[4], y[2][2];
+    load_a_fragment<A_K_IS_ROW>(x, a_tile, PITCH, 0, k);
+    load_b_fragments<B_K_IS_ROW>(y[0], y[1], b_tile, PITCH, 0, k);
+    for (int j = 0; j < 2; ++j) {
+      if constexpr (sizeof(T) == 4)
+        mma_m16n8k8_tf32(sums[j], x, y[j], sums[j]);
+      else
+        mma_m16n8k16<T>(sums[j], x, y[j]);
+    }
+  }
+  for (int j = 0; j < 2; ++j)
+    for (int e = 0; e < 4; ++e) d[(g + e / 2 * 8) * 16 + j * 8 + 2 * q + e % 2] = sums[j][e];
+}
+// D[64][128] = A[64][k] B[k][128] for rows of 64 bytes, by four warps; B is given as 128 rows.
+template <class T>
+__global__ void __launch_bounds__(128) multiply_by_four_warps(const float* a, const float* b, float* d) {
+  constexpr int K = 64 / sizeof(T);
+  __shared__ __align__(512) T a_tile[64 * K], b_tile[128 * K];
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, q = lane % 4;
+  for (int i = threadIdx.x; i < 192 * K; i += 128) {
+    const bool of_a = i < 64 * K;
+    const int row = of_a ? i / K : i / K - 64, byte = i % K * sizeof(T);
+    const int at = (wgmma_offset(row, byte / 16 * 16) + byte % 16) / sizeof(T);
+    (of_a ? a_tile : b_tile)[at] = from_float<T>(of_a ? a[i] : b[i - 64 * K]);
+  }
+  float sums[64] = {};
+  wgmma_publish();
+  __syncthreads();
+  wgmma_begin();
+  wgmma_m64n128(sums, a_tile, b_tile, 0);
+  wgmma_commit();
+  wgmma_m64n128(sums, a_tile, b_tile, 32);
+  wgmma_commit();
+  wgmma_wait<1>();
+  wgmma_wait<0>();
+#pragma unroll
+  for (int i = 0; i < 64; ++i) d[(warp * 16 + g + i / 2 % 2 * 8) * 128 + i / 4 * 8 + 2 * q + i % 2] = sums[i];
+}
+template <class T>
+__global__ void round_pairs(int pairs, const float* x, unsigned* y) {
+  const int i = threadIdx.x;
+  if (i < pairs) y[i] = narrow_pair<T>(x[2 * i], x[2 * i + 1]);
 }
 extern "C" __global__ void __launch_bounds__(32) load_one_matrix(const unsigned short* x, unsigned* y) {
   __shared__ __align__(16) unsigned short tile[8][8];

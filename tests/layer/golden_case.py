@@ -62,8 +62,11 @@ def all_cases(folder: Path = FOLDER) -> list[GoldenCase]:
 class GoldenRun:
     """One run of a case in a folder of its own, each result compared as it comes."""
 
-    def __init__(self, case: GoldenCase, folder: Path, **options: Any) -> None:
+    def __init__(
+        self, case: GoldenCase, folder: Path, *, tolerance: float = RELATIVE, **options: Any
+    ) -> None:
         self.case = case
+        self.tolerance = tolerance
         self.folder = folder
         for name, content in case.under("file"):
             (folder / name).write_bytes(content.tobytes())
@@ -94,7 +97,7 @@ class GoldenRun:
         with _inside(self.folder):
             self.run_forward()
             for value in net.output_values():
-                agree(f"out/{value.name}", value.data, case.arrays[f"out/{value.name}"])
+                self.agree(f"out/{value.name}", value.data, case.arrays[f"out/{value.name}"])
             if case.runs_backward and all(value.loss_weight for value in net.output_values()):
                 net.clear_param_diffs()
                 net.backward()
@@ -115,7 +118,7 @@ class GoldenRun:
             self.feed("pre0")
             after_first(net.forward())
         self.feed("in")
-        agree("loss", net.forward(), case.arrays["loss"])
+        self.agree("loss", net.forward(), case.arrays["loss"])
 
     def check_forward(self) -> None:
         net, case = self.net, self.case
@@ -123,12 +126,12 @@ class GoldenRun:
         self.compare_all("out", lambda name: net.blobs[name].data)
         changed = dict(case.under("paramout"))
         for name, before in case.under("param"):
-            agree(f"paramout/{name}", self.param(name).data, changed.get(name, before))
+            self.agree(f"paramout/{name}", self.param(name).data, changed.get(name, before))
 
     def check_earlier_pass(self, loss: float) -> None:
         self.compare_all("pre0_out", lambda name: self.net.blobs[name].data)
         if "pre0_loss" in self.case.arrays:
-            agree("pre0_loss", loss, self.case.arrays["pre0_loss"])
+            self.agree("pre0_loss", loss, self.case.arrays["pre0_loss"])
 
     def check_backward(self) -> None:
         net = self.net
@@ -149,17 +152,20 @@ class GoldenRun:
 
     def compare_all(self, prefix: str, found: Callable[[str], Any]) -> None:
         for name, values in self.case.under(prefix):
-            agree(f"{prefix}/{name}", found(name), values)
+            self.agree(f"{prefix}/{name}", found(name), values)
+
+    def agree(self, name: str, found: Any, expected: Any) -> None:
+        agree(name, found, expected, self.tolerance)
 
 
-def agree(name: str, found: Any, expected: Any) -> None:
+def agree(name: str, found: Any, expected: Any, tolerance: float = RELATIVE) -> None:
     """Asserts that two arrays have one shape, and differ by no more than the tolerance."""
     found, expected = np.asarray(found), np.asarray(expected)
     assert found.shape == expected.shape, f"{name}: expected shape {expected.shape}, found {found.shape}"
     np.testing.assert_array_equal(np.isnan(found), np.isnan(expected), err_msg=name)
     largest = float(np.nanmax(np.abs(expected), initial=0))
     difference = float(np.nanmax(np.abs(found - expected), initial=0))
-    assert difference <= RELATIVE * largest + ABSOLUTE, (
+    assert difference <= tolerance * largest + ABSOLUTE, (
         f"{name}: differs by {difference:g}, largest {largest:g}"
     )
 

@@ -6,18 +6,21 @@ What lies between the two is the form's own: so a normalisation in place costs n
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Final
 
 import numpy as np
 
-from netc.backends.cpu.bn import BatchNormForm, Normalisation
+from netc.backends.cpu.bn import STATISTICS, BatchNormForm, Normalisation, take_global
 from netc.backends.cpu.chain import in_sequence
 from netc.backends.cpu.conv import CONVOLUTIONS, make_convolution
-from netc.backends.cpu.filters import FiltersForm
-from netc.backends.cpu.onednn import Engine, Refused
+from netc.backends.cpu.filters import FiltersForm, in_best_layout
+from netc.backends.cpu.geometry import Geometry, convolution
+from netc.backends.cpu.onednn import Attributes, Descriptor, Engine, Refused, Routine, kinds
 from netc.backends.form import Form, Maker, Mode, Run
 from netc.graph import Node
 from netc.layer import Array, Buffers, Scratch
+from netc.layer.conv import SlidingFilters
 
 BETWEEN: Final = "convolved"
 
@@ -60,6 +63,61 @@ class ConvolutionBatchNormForm(Form):
         return first, second
 
 
+class ScaledConvolutionForm(FiltersForm):
+    """The same where nothing learns and the statistics are given: normalised = factor (w * x + b) + summand
+    for each channel, on the way out of the convolution."""
+
+    def __init__(
+        self,
+        nodes: Sequence[Node],
+        mode: Mode,
+        engine: Engine,
+        what: Normalisation,
+        geometry: Geometry,
+        layouts: tuple[str, str],
+    ) -> None:
+        self.what = what
+        self.factor = Descriptor.strided(engine, (1, geometry.top[1], *[1] * (len(geometry.top) - 2)))
+        super().__init__(nodes, mode, engine, "convolution", geometry, layouts)
+
+    def _slope(self) -> float | None:
+        return 0.0 if self.what.relu else None
+
+    def _attributes(self) -> Attributes:
+        return Attributes(self.engine, factor=self.factor, slope=self.slope)
+
+    def _operands_after(self, routine: Routine) -> dict[int, str]:
+        names = ("factor", "summand")
+        return {kinds.operand_after(i): routine.operand(name, self.factor) for i, name in enumerate(names)}
+
+    def forward(self, b: Buffers) -> Run:
+        factor, summand = (np.zeros(self.geometry.top[1], np.float32) for _ in range(2))
+        params = b.params[len(self.node.params) :]
+        scale, shift = (
+            None if place is None else params[place] for place in (self.what.scale, self.what.shift)
+        )
+        eps = self.what.layer.options.eps
+        arrays = {**self.forward_arrays(b), "factor": factor, "summand": summand}
+        return in_sequence(
+            [
+                partial(scale_and_shift, params[:STATISTICS], eps, scale, shift, factor, summand),
+                self.forward_routine.bind(arrays, b.workspace),
+            ]
+        )
+
+
+def scale_and_shift(
+    sums: Sequence[Array], eps: float, scale: Array | None, shift: Array | None, factor: Array, summand: Array
+) -> None:
+    """factor = scale / sqrt(variance + eps), summand = shift - factor mean, with the running statistics."""
+    take_global(sums, summand, factor)
+    np.add(factor, np.float32(eps), out=factor)
+    np.sqrt(factor, out=factor)
+    np.divide(1 if scale is None else scale, factor, out=factor)
+    np.multiply(summand, factor, out=summand)
+    np.subtract(0 if shift is None else shift, summand, out=summand)
+
+
 def _both(first: Mapping[str, Scratch], second: Mapping[str, Scratch]) -> dict[str, Scratch]:
     """The arrays of both parts, each under its part's number."""
     return {
@@ -75,9 +133,16 @@ def _part(number: int, arrays: Mapping[str, Array]) -> dict[str, Array]:
 
 def make_convolution_batch_norm(nodes: Sequence[Node], mode: Mode, engine: Engine) -> Form | None:
     """The form of a convolution and what normalises it."""
-    what = Normalisation.of(nodes[1:])
+    what, layer = Normalisation.of(nodes[1:]), nodes[0].layer
+    assert isinstance(layer, SlidingFilters)
+    if what is None or layer.axis != 1 or len(nodes[0].outputs[0].shape) > 5:
+        return None
+    if not mode.backward and not what.layer.from_batch:
+        make = partial(ScaledConvolutionForm, nodes, mode, engine, what)
+        if scaled := in_best_layout(convolution, nodes, mode, make):
+            return scaled
     first = make_convolution(nodes[:1], mode, engine)
-    if what is None or not isinstance(first, FiltersForm) or len(nodes[0].outputs[0].shape) > 5:
+    if not isinstance(first, FiltersForm):
         return None
     (layout,) = first.top_layouts or ()
     try:
@@ -88,7 +153,7 @@ def make_convolution_batch_norm(nodes: Sequence[Node], mode: Mode, engine: Engin
 
 
 FORMS: dict[tuple[str, ...], Maker] = {
-    (convolution, "BatchNorm", *followers): make_convolution_batch_norm
-    for convolution in CONVOLUTIONS
+    (type_, "BatchNorm", *followers): make_convolution_batch_norm
+    for type_ in CONVOLUTIONS
     for followers in ((), ("Scale",), ("ReLU",), ("Scale", "ReLU"))
 }

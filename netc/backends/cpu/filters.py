@@ -21,7 +21,7 @@ from netc.backends.cpu.onednn import (
 )
 from netc.backends.form import NHWC, PLAIN, Form, Mode, Run
 from netc.graph import Node
-from netc.layer import Buffers
+from netc.layer import Array, Buffers
 from netc.layer.conv import SlidingFilters
 
 IMAGE_CHANNELS: Final = 4  # a bottom of no more, without a gradient, holds images: it stays plain
@@ -48,8 +48,8 @@ class FiltersForm(Form):
         self.engine, self.geometry = engine, geometry
         self.kind = kind
         self.algorithm = kinds.CONVOLUTION_DIRECT if kind == "convolution" else kinds.DECONVOLUTION_DIRECT
-        self.slope = slope_of(self.nodes[-1]) if len(self.nodes) > 1 else None
-        self.biased = len(self.params) > 1
+        self.slope = self._slope()
+        self.biased = len(self.node.params) > 1
         self.bottom_layouts, self.top_layouts = layouts[:1], layouts[1:]
         self._describe_operands()
         self.primitive = self._describe_forward(mode.backward)
@@ -70,8 +70,12 @@ class FiltersForm(Form):
         return self.forward_routine.is_slow or self.backward_routine.is_slow
 
     def forward(self, b: Buffers) -> Run:
-        arrays = {"bottom": b.bottoms[0], "top": b.tops[0], "weight": b.params[0], "bias": b.params[-1]}
-        return self.forward_routine.bind(arrays, b.workspace)
+        return self.forward_routine.bind(self.forward_arrays(b), b.workspace)
+
+    def forward_arrays(self, b: Buffers) -> dict[str, Array]:
+        """The forward routine's operands."""
+        bias = {"bias": b.params[1]} if self.biased else {}
+        return {"bottom": b.bottoms[0], "top": b.tops[0], "weight": b.params[0], **bias}
 
     def backward(self, b: Buffers) -> Run:
         arrays = {
@@ -111,8 +115,20 @@ class FiltersForm(Form):
             self.bias if self.biased else None,
             self.inner_top,
             *self.geometry.windows,
-            attributes=Attributes(self.engine, slope=self.slope),
+            attributes=self._attributes(),
         )
+
+    def _slope(self) -> float | None:
+        """The slope of the ReLU at the end; None where there is no ReLU."""
+        return slope_of(self.nodes[-1]) if len(self.nodes) > 1 else None
+
+    def _attributes(self) -> Attributes:
+        """What is done to the results before they are written."""
+        return Attributes(self.engine, slope=self.slope)
+
+    def _operands_after(self, routine: Routine) -> dict[int, str]:
+        """The arguments that `_attributes` asks for."""
+        return {}
 
     def _describe_backward(self, of: str, *operands: Descriptor | None) -> PrimitiveDescriptor:
         """of: "data" or "weights"."""
@@ -125,6 +141,7 @@ class FiltersForm(Form):
         reads[kinds.WEIGHTS] = routine.operand("weight", self.weight)
         if self.biased:
             reads[kinds.BIAS] = routine.operand("bias", self.bias)
+        reads |= self._operands_after(routine)
         routine.add(self.primitive, reads, {kinds.DESTINATION: routine.operand("top", self.top)})
         return routine
 
@@ -168,19 +185,35 @@ def make_filters(
     nodes: Sequence[Node],
     mode: Mode,
     engine: Engine,
-) -> Form | None:
+) -> FiltersForm | None:
     """The form of a layer with filters, and of the ReLU that may follow it, in the best layout that has a
     fast primitive."""
+    if len(nodes) > 1 and not relu_can_end(nodes):
+        return None
+
+    def make(geometry: Geometry, layouts: tuple[str, str]) -> FiltersForm:
+        return FiltersForm(nodes, mode, engine, kind, geometry, layouts)
+
+    return in_best_layout(geometry_of, nodes, mode, make)
+
+
+def in_best_layout(
+    geometry_of: Callable[[SlidingFilters], Geometry | None],
+    nodes: Sequence[Node],
+    mode: Mode,
+    make: Callable[[Geometry, tuple[str, str]], FiltersForm],
+) -> FiltersForm | None:
+    """What `make` makes of the layouts of bottom and top, for the first that have a fast primitive."""
     layer = nodes[0].layer
     assert isinstance(layer, SlidingFilters)
-    if not fits(nodes) or len(nodes[0].inputs) > 1 or (len(nodes) > 1 and not relu_can_end(nodes)):
+    if not fits(nodes) or len(nodes[0].inputs) > 1:
         return None
     geometry = geometry_of(layer)
     if geometry is None:
         return None
     for layouts in _layouts(layer, nodes[0], mode):
         try:
-            form = FiltersForm(nodes, mode, engine, kind, geometry, layouts)
+            form = make(geometry, layouts)
         except Refused:
             continue
         if not form.is_slow:

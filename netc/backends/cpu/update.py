@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 SMALLEST = 1 << 17  # elements; for fewer, numba is loaded more slowly than it ever makes good
 CHUNK = 1 << 14  # elements of a row: what threads share out
-THREAD_ELEMENTS = 1 << 15  # what a further thread must have to do to be worth its start
+THREAD_ELEMENTS = 1 << 16  # what a further thread must have to do to be worth its start
 OPENMP = "libgomp.so.1"  # oneDNN's: with one team for both, neither waits for cores that the other keeps busy
 CACHE = "cpu-update"
 
@@ -29,7 +29,7 @@ class FusedUpdate:
     """Clips, divides by iter_size, regularises, applies the rule and subtracts, in one pass.
 
     Gives the bits of netc/solver/update.py for any number of threads; only the norm for clipping is summed in
-    another order.
+    another order (also the same for any number).
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class FusedUpdate:
         self._rows = rows_of(spec)
         most = -(-int(self._rows["count"].sum()) // THREAD_ELEMENTS)
         self._threads = max(1, min(openmp().omp_get_max_threads(), most))
-        self._sums = np.zeros(self._threads)
+        self._sums = np.zeros(len(self._rows))
         self._arrays = (data, grad, *history)  # the job has their addresses
         first, second = (*history, history[0])[:2]
         values = {
@@ -70,7 +70,6 @@ class FusedUpdate:
         job, spec = self._job, self._spec
         scale = 1.0
         if self._square_sums is not None:
-            self._sums.fill(0)
             self._square_sums(job, self._threads)
             scale = clip_scale(math.sqrt(self._sums.sum()), spec.clip)
         job["scale"] = scale / spec.iter_size
@@ -83,14 +82,16 @@ def make_update(
     spec: UpdateSpec, data: np.ndarray, grad: np.ndarray, history: Sequence[np.ndarray]
 ) -> FusedUpdate | None:
     """The update of these flat arrays; None where NumPy has to do it: they are not float32 or too small, or
-    numba or OpenMP are missing."""
+    numba or OpenMP are missing or fail."""
     if data.dtype != np.float32 or sum(count for _, count, _, _ in spec.runs) < SMALLEST:
         return None
     try:
         return FusedUpdate(spec, data, grad, history)
     except (ImportError, OSError) as error:
         log.info("The update of the parameters would be faster with numba (pip install netc[cpu]): %s", error)
-        return None
+    except Exception as error:  # whatever compiling, or what an earlier version has cached, may raise
+        log.warning("NumPy updates the parameters, since numba failed: %s: %s", type(error).__name__, error)
+    return None
 
 
 def rows_of(spec: UpdateSpec) -> np.ndarray:

@@ -18,7 +18,7 @@ from numba.extending import intrinsic
 # One stretch of the arenas; rate: lr_mult; decay: weight_decay * decay_mult.
 ROW = np.dtype([("start", "i8"), ("count", "i8"), ("rate", "f8"), ("decay", "f4"), ("unused", "f4")])
 # Addresses and counts; what changes from iteration to iteration; the rule's constants. first, second: the
-# history; sums: a double for each thread; lookahead: 1 + momentum; new, new2: 1 - momentum, 1 - momentum2.
+# history; sums: a double for each row; lookahead: 1 + momentum; new, new2: 1 - momentum, 1 - momentum2.
 JOB = np.dtype(
     [(name, "i8") for name in ("rows", "row_count", "data", "grad", "first", "second", "sums")]
     + [(name, "f8") for name in ("rate", "correction")]
@@ -164,14 +164,15 @@ def adam(pointer):
 
 
 def square_sums(pointer):
-    """Leaves the sum of squares of this thread's gradients, in double."""
+    """Leaves the sum of squares of each row's gradients, in double."""
     job = carray(pointer, 1)[0]
-    total = 0.0
+    sums = carray(_double_pointer(job.sums), job.row_count)
     for number in range(*_share(job)):
         gradients = _stretch(job, number)[1]
+        total = 0.0
         for i in range(len(gradients)):
             total += float64(gradients[i]) * float64(gradients[i])
-    carray(_double_pointer(job.sums), team_size())[team_thread()] = total
+        sums[number] = total
 
 
 LOOPS = {

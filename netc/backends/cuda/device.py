@@ -117,6 +117,10 @@ class Device(ABC):
         """Within it, functions of `xp` work on this device, in the order of its other work."""
         return nullcontext()
 
+    def run_xp(self, run: Callable[[], None]) -> None:
+        """Runs work that consists of functions of `xp`, or records it."""
+        run()
+
     def temporaries(self) -> Callable[[], AbstractContextManager[Any]]:
         """Makes a place for what functions of `xp` allocate, as contexts that may be entered again and again.
 

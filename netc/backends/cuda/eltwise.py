@@ -9,7 +9,7 @@ import numpy as np
 
 from netc.backends.cuda.device import Argument, Device
 from netc.backends.cuda.device_form import DeviceForm, fits, in_order, is_overwritten, prepare
-from netc.backends.cuda.elementwise import FLOAT_BYTES, PACKS, THREADS, blocks_for
+from netc.backends.cuda.elementwise import FLOAT_BYTES, PACKS, THREADS, blocks_for, pack_of
 from netc.backends.cuda.kernel import Variant
 from netc.backends.cuda.memory import Memory
 from netc.backends.form import Form, Maker, Mode, Run
@@ -114,9 +114,7 @@ def divide_gradient(device: Device, dy: Memory, y: Memory, x: Memory, dx: Memory
 
 def _sizes(first: Memory, *others: Memory | None, bytes_too: Memory | None = None) -> tuple[Argument, ...]:
     """The number of elements, and whether all addresses allow packs."""
-    packed = all(memory is None or memory.address % (PACKS[0] * FLOAT_BYTES) == 0 for memory in others)
-    packed = packed and first.address % (PACKS[0] * FLOAT_BYTES) == 0
-    packed = packed and (bytes_too is None or bytes_too.address % PACKS[0] == 0)
+    packed = pack_of(first, *others) > 1 and (bytes_too is None or bytes_too.address % PACKS[0] == 0)
     return np.int64(first.nbytes // FLOAT_BYTES), np.bool_(packed)
 
 

@@ -21,6 +21,7 @@ from netc.backends.cuda.emulator.runtime import LOCK, ORDERS, Index, Launch, Rep
 from netc.backends.cuda.gemm import launch_gemm
 from netc.backends.cuda.kernel import Kernel, Variant
 from netc.backends.cuda.memory import Allocation, Memory
+from netc.backends.cuda.resources import check_registers
 from netc.errors import NetcError, raise_errors
 
 ARCHITECTURE = 90  # it knows the instructions of sm_90
@@ -168,6 +169,7 @@ class EmulatedDevice(Device):
 
     # ---- work ----
     def _load(self, variant: Variant) -> Kernel:
+        check_registers(variant, self.properties.architecture)
         library = KernelLibrary(build_kernel(variant, self.check))
         if library.static_shared_bytes > self.properties.static_shared_bytes:
             raise NetcError(
@@ -183,6 +185,9 @@ class EmulatedDevice(Device):
 
     def synchronise(self) -> None:
         self._refuse_in_capture("wait for the device")
+
+    def run_xp(self, run: Callable[[], None]) -> None:
+        self._do(run)
 
     def _launch(
         self, kernel: Kernel, grid: Grid, block: Grid, arguments: Sequence[Argument], shared_bytes: int

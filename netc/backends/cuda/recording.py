@@ -22,6 +22,11 @@ class Recording:
         self._warm = False
         self._graph: Graph | None = None
 
+    @property
+    def replays(self) -> bool:
+        """Whether the work has been recorded."""
+        return self._graph is not None
+
     def __call__(self) -> None:
         if self._graph is not None:
             self._graph.replay()
@@ -37,7 +42,10 @@ class Recording:
     def _run(self) -> None:
         with self._temporaries():
             for step in self._steps:
-                step.run()
+                if step.form.runs_on_xp:
+                    self._device.run_xp(step.run)
+                else:
+                    step.run()
 
 
 def record_steps(device: Device, steps: Iterable[Step]) -> list[Step]:

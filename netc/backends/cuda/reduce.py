@@ -39,6 +39,11 @@ ROWS = {
     term: Variant(f"sum_rows {term}", "reduce.cu", f"sum_rows<{structure}>", WARPS * WARP)
     for term, (structure, _) in TERMS.items()
 }
+SHORT_ROWS = {
+    term: Variant(f"sum_short_rows {term}", "reduce.cu", f"sum_short_rows<{structure}>", WARPS * WARP)
+    for term, (structure, _) in TERMS.items()
+    if term in ("dy", "|dy|", "dy^2", "dy x")  # of rows without an outer axis: Reduction, Axpy, Tile
+}
 COLUMNS = {
     (term, pack): Variant(
         f"sum_columns {term} pack {pack}", "reduce.cu", f"sum_columns<{structure}, {pack}>", WARPS * WARP
@@ -53,7 +58,7 @@ SPREAD = {
     slope: Variant(f"spread_rows {slope}", "reduce.cu", f"spread_rows<{slope}>", THREADS)
     for slope in ("One", "Sign", "Twice")
 }
-VARIANTS = (*ROWS.values(), *COLUMNS.values(), ADD_SHARES, SUM_MIDDLE, *SPREAD.values())
+VARIANTS = (*ROWS.values(), *SHORT_ROWS.values(), *COLUMNS.values(), ADD_SHARES, SUM_MIDDLE, *SPREAD.values())
 
 
 @dataclass(frozen=True)
@@ -84,6 +89,12 @@ class Sums:
             most = outer / (WARPS * ROWS_OF_A_WARP)
         wanted = BLOCKS_PER_PROCESSOR * device.properties.processors / across
         return cls(term, outer, channels, inner, by_rows, max(1, int(min(wanted, most))))
+
+    @property
+    def short(self) -> bool:
+        """Whether a warp is enough for a channel."""
+        few = self.outer * -(-self.inner // STRETCH) < WARPS and self.channels >= WARPS
+        return self.by_rows and self.chunks == 1 and few and self.term in SHORT_ROWS
 
     @property
     def direct(self) -> bool:
@@ -146,10 +157,13 @@ def _first_stage(
     last: tuple[Argument, ...] = (dy, x, *targets, np.float32(factor), np.bool_(adds))
     whole = pack_of(dy, x)
     if sums.by_rows:
-        packed = sums.inner % whole == 0 and whole > 1
-        sizes = (np.int32(sums.outer), np.int32(sums.channels), np.int32(sums.inner), np.int32(sums.chunks))
+        packed = np.bool_(whole > 1 and sums.inner % whole == 0)
+        sizes = (np.int32(sums.outer), np.int32(sums.channels), np.int32(sums.inner))
+        if sums.short:
+            blocks = -(-sums.channels // WARPS)
+            return prepare(device, SHORT_ROWS[sums.term], blocks, (*sizes, packed, *last))
         blocks = sums.channels * sums.chunks
-        return prepare(device, ROWS[sums.term], blocks, (*sizes, np.bool_(packed), *last))
+        return prepare(device, ROWS[sums.term], blocks, (*sizes, np.int32(sums.chunks), packed, *last))
     columns = sums.channels * sums.inner
     pack = whole if columns % whole == 0 else 1
     blocks = -(-columns // (WARP * pack)) * sums.chunks

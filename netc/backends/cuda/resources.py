@@ -87,7 +87,7 @@ def known_resources(variant: Variant, architecture: int) -> Resources | None:
 def find_resources(
     compiler: Nvrtc, variants: Iterable[Variant], architecture: int
 ) -> dict[str, Resources | NetcError]:
-    """The resources of variants of one file with the same defines, by expression.
+    """The resources of variants of one file, with the same defines and target, by expression.
 
     Those that are not known yet are compiled together. A kernel that does not compile has its error there.
     """
@@ -136,8 +136,9 @@ def check_registers(variant: Variant, architecture: int) -> None:
 
 
 def _place(variant: Variant, architecture: int) -> Path:
-    key = source_digest(variant.path, (kernels_folder(),), OPTIONS, variant.defines, architecture)
-    return cache_folder("resources") / f"{Path(variant.file).stem}-sm_{architecture}-{key}.json"
+    target = variant.target(architecture)
+    key = source_digest(variant.path, (kernels_folder(),), OPTIONS, variant.defines, target)
+    return cache_folder("resources") / f"{Path(variant.file).stem}-sm_{target}-{key}.json"
 
 
 def _read(place: Path, version: str | None) -> dict[str, Resources]:

@@ -60,7 +60,8 @@ class Handle:
         return self._as_parameter_.value or 0
 
     def __del__(self) -> None:
-        self._destroy(self._as_parameter_)
+        if hasattr(self, "_destroy"):  # else nothing was made
+            self._destroy(self._as_parameter_)
 
 
 @lru_cache(maxsize=1)

@@ -28,6 +28,7 @@ FUNCTIONS: Final[dict[str, tuple[Any, ...]]] = {
     "post_ops_create": (OUT,),
     "post_ops_append_eltwise": (P, c_int, c_float, c_float),
     "post_ops_append_sum": (P, c_float, c_int32, c_int),
+    "post_ops_append_binary": (P, c_int, P),
     "post_ops_destroy": (P,),
     "primitive_attr_create": (OUT,),
     "primitive_attr_set_scratchpad_mode": (P, c_int),

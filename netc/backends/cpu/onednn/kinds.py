@@ -63,3 +63,8 @@ WEIGHTS_GRADIENT: Final = 161
 BIAS_GRADIENT: Final = 169
 SCALE_GRADIENT: Final = 255
 SHIFT_GRADIENT: Final = 256
+
+
+def operand_after(place: int) -> int:
+    """The argument of the operation at this place among those that follow a primitive."""
+    return 32768 * (place + 1) | SOURCE_1

@@ -16,18 +16,27 @@ USER_SCRATCHPAD: Final = 1
 class Attributes(Handle):
     """How a primitive computes: with scratch memory from us and, on demand, more work on each result.
 
-    slope: a ReLU with this negative slope at the end; add: results are added to what is there.
+    add: results are added to what is there. factor: they are multiplied by an array of this description, then
+    another one is added; both are further arguments (`kinds.operand_after` 0 and 1). slope: at the end comes
+    a ReLU with this negative slope.
     """
 
-    def __init__(self, engine: Engine, *, slope: float | None = None, add: bool = False) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        add: bool = False,
+        factor: Descriptor | None = None,
+        slope: float | None = None,
+    ) -> None:
         functions = engine.functions
         super().__init__(engine, functions.create("primitive_attr_create"), "primitive_attr_destroy")
         functions.call("primitive_attr_set_scratchpad_mode", self, USER_SCRATCHPAD)
-        if slope is None and not add:
-            return
         after = Handle(engine, functions.create("post_ops_create"), "post_ops_destroy")
         if add:
             functions.call("post_ops_append_sum", after, 1.0, 0, 0)
+        for operation in (kinds.MULTIPLY, kinds.ADD) if factor is not None else ():
+            functions.call("post_ops_append_binary", after, operation, factor)
         if slope is not None:
             functions.call("post_ops_append_eltwise", after, kinds.RELU, slope, 0.0)
         functions.call("primitive_attr_set_post_ops", self, after)

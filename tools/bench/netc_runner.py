@@ -1,0 +1,87 @@
+"""netc's part in a measurement: a solver that trains, or a net that infers, on one batch."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import numpy as np
+from bench.job import DECAY, MOMENTUM, Job
+from bench.nets import definition_for, net_named
+
+from netc.backends.open import open_backend
+from netc.proto import netc_pb2 as pb
+from netc.runtime import Net
+from netc.solver import Solver
+
+
+class NetcRunner:
+    """The net of a job in netc, its batch filled in once."""
+
+    def __init__(self, job: Job) -> None:
+        logging.getLogger("netc").setLevel(logging.WARNING)
+        self.job = job
+        self.backend = open_backend("" if job.device == "cpu" else job.device, math=job.math)
+        definition = definition_for(net_named(job.net), job.task, job.batch, job.dropout)
+        self.solver = self._solver(definition) if job.task == "train" else None
+        self.net = (
+            self.solver.net
+            if self.solver
+            else Net(definition, pb.TEST, keep="outputs", backward=False, seed=1, backend=self.backend)
+        )
+        load_weights(self.net, job)
+        batch = np.load(job.batch_file)
+        for name in self.net.inputs:
+            self.net.blobs[name].data[...] = batch[name]
+        self.step = self._train if self.solver else self._infer
+
+    def _solver(self, definition: pb.NetParameter) -> Solver:
+        return Solver(training_solver(definition, self.job.rate), backend=self.backend)
+
+    def _train(self) -> None:
+        assert self.solver is not None
+        self.solver.step()
+
+    def _infer(self) -> None:
+        self.net.forward()
+
+    def wait(self) -> None:
+        device = getattr(self.backend, "device", None)
+        if device is not None:
+            device.synchronise()
+
+    def results(self) -> dict[str, np.ndarray]:
+        if self.solver:
+            return {"loss": np.float32(self.solver.loss).reshape(1)}
+        return {output.name: output.data.copy() for output in self.net.output_values()}
+
+    def memory(self) -> int:
+        device = getattr(self.backend, "device", None)
+        return int(getattr(device, "peak_bytes", 0))
+
+    def multiply(self, size: int) -> None:
+        a = np.ones((size, size), np.float32)
+        self._product: Any = a @ a
+
+
+def training_solver(definition: pb.NetParameter, rate: float) -> pb.SolverParameter:
+    """Stochastic gradient descent with momentum at a rate that stays, silent and without snapshots."""
+    return pb.SolverParameter(
+        net_param=definition,
+        type="SGD",
+        base_lr=rate,
+        momentum=MOMENTUM,
+        weight_decay=DECAY,
+        lr_policy="fixed",
+        max_iter=1_000_000_000,
+        random_seed=1,
+        snapshot_after_train=False,
+    )
+
+
+def load_weights(net: Net, job: Job) -> None:
+    """Fills the net's parameters from the job's file."""
+    with np.load(job.weights_file) as weights:
+        for name, blobs in net.params.items():
+            for index, blob in enumerate(blobs):
+                blob.data[...] = weights[f"{name}/{index}"]
