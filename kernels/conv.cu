@@ -1,33 +1,30 @@
-// Convolution in fp32 on the ordinary cores, as implicit matrix products: no unrolled copy of the input is made.
+// Convolution in fp32 on the ordinary cores, forward and backward to x, as implicit matrix products: no unrolled copy of
+// the images is made.
 //
-// Layout: x (N, C, H, W), w (K, C / group, R, S), y (N, K, P, Q), all dense. A product's columns, or the terms of its
-// sums, are the cells of all images; which cells of x and y meet at a tap is looked up in tables, or stepped along.
-// Mapping: one block for a tile of BM x BN results; blockIdx.y is the group. A thread computes TM x TN results, in
-// groups of 4 neighbours that lie apart, so that the lanes of a warp read neighbouring words of shared memory.
-// Bound: 2 K (C / group) R S N P Q FLOPs in each direction; a block reads (BM + BN) floats for each term of its
-// BM BN results.
-#include "cell_walk.cuh"
+// Layout: x (N, C, H, W), w (K, C / group, R, S), y (N, K, P, Q), all dense; the filters are copied into the order in
+// which they are read. A product's columns are cells of all images; the cells that they meet are looked up in a table of
+// terms.
+// Mapping: conv_tile.cuh; blockIdx.y is the group.
+// Bound: 2 K (C / group) R S N P Q FLOPs; a block reads BM + BN floats for each term of its BM BN results.
+#include "conv_tile.cuh"
+#include "relu.cuh"
 
 // One term of the sums of a class: a channel and a kernel position. It lies `offset` floats, or `row` and `column` cells
 // in its channel, behind a column's first source cell. `bits` has the bit of its row of the kernel among the low ones,
-// and that of its column among the high ones. Terms that only fill up a tile are outside every image, by `bits` and `row`.
+// and that of its column among the high ones. Terms that only fill up a tile are outside every image, by `bits` and by
+// `row`.
 struct Term {
   int offset;
   unsigned bits;
   int row, column;
+  static constexpr int ROW_BITS = 16;  // the other 15 are columns'; the last one stands for no column
 };
-constexpr int ROW_BITS = 16;  // the other 15 are columns'; the last one stands for no column
 // The output cells (first_row + u ROW_STEP, first_column + v COLUMN_STEP) of all images, which have the same taps: rows
 // of the kernel that lie `tap_row_step` source rows apart, from `first_tap_row` on, and columns likewise. A forward pass
 // has one class, a backward pass to x one for each remainder of its cells by the stride. `padded_terms`: in the table.
 struct CellClass {
   int terms, padded_terms, first_term, rows, columns, first_row, first_column, first_weight;
   int tap_rows, first_tap_row, tap_row_step, tap_columns, first_tap_column, tap_column_step;
-};
-struct Images {
-  int channels, rows, columns;
-  DEVICE int64 floats() const { return int64(channels) * rows * columns; }
-  DEVICE int plane() const { return rows * columns; }
 };
 // A group's channels of some images, and the cells between the first source cells of neighbouring output cells.
 struct Source {
@@ -36,42 +33,7 @@ struct Source {
   int row_step, column_step;
 };
 
-// A thread's part of a tile: BK terms of BM rows and of BN columns, multiplied and added up. The lanes of a warp are dealt
-// out over 4 x 8 places, which needs the fewest words of shared memory for their products.
-template <int BM, int BN, int BK, int TM, int TN>
-struct TileSums {
-  static constexpr int ROWS = TM, COLUMNS = TN, DOWN = BM / TM, ACROSS = BN / TN, THREADS = DOWN * ACROSS, PAD = 4;
-  static constexpr int ROW_GROUP = DOWN * 4, COLUMN_GROUP = ACROSS * 4;
-  static_assert(DOWN % 4 == 0 && ACROSS % 8 == 0 && TM % 4 == 0 && TN % 4 == 0);
-  using A = float[BK][BM + PAD];
-  using B = float[BK][BN + PAD];
-  float sums[TM][TN] = {};
-
-  STATIC_DEVICE int row(int i) {
-    return i / 4 * ROW_GROUP + (threadIdx.x / 32 / (ACROSS / 8) * 4 + threadIdx.x % 32 / 8) * 4 + i % 4;
-  }
-  STATIC_DEVICE int row_step(int i) { return i % 4 ? 1 : ROW_GROUP - 3; }  // from row i - 1
-  STATIC_DEVICE int column(int j) {
-    return j / 4 * COLUMN_GROUP + (threadIdx.x / 32 % (ACROSS / 8) * 8 + threadIdx.x % 8) * 4 + j % 4;
-  }
-
-  DEVICE void multiply(const A& a, const B& b) {
-#pragma unroll
-    for (int kk = 0; kk < BK; ++kk) {
-      Packed<float, 4> x[TM / 4], y[TN / 4];
-#pragma unroll
-      for (int i = 0; i < TM / 4; ++i) x[i] = load_packed<4>(&a[kk][row(4 * i)]);
-#pragma unroll
-      for (int j = 0; j < TN / 4; ++j) y[j] = load_packed<4>(&b[kk][column(4 * j)]);
-#pragma unroll
-      for (int i = 0; i < TM; ++i)
-#pragma unroll
-        for (int j = 0; j < TN; ++j) sums[i][j] = fmaf(x[i / 4].v[i % 4], y[j / 4].v[j % 4], sums[i][j]);
-    }
-  }
-};
-
-// The filters' side of a product: `turned`, four rows at once. Tiles are fetched in order; all of a tile's terms are there.
+// The filters' side of a product: `turned`, four rows at once. Tiles are fetched in order, all terms of each are there.
 template <int BM, int BK, int THREADS>
 struct FilterTile {
   static constexpr int EACH = BM * BK / (4 * THREADS), ACROSS = BM / 4, APART = THREADS / ACROSS;
@@ -110,7 +72,8 @@ struct Follower {
   bool there;
   float next[EACH];
 
-  DEVICE Follower(const Source& source, const Term* terms, const CellClass& cells, unsigned column_count, unsigned column0)
+  DEVICE Follower(const Source& source, const Term* terms, const CellClass& cells, unsigned column_count,
+                  unsigned column0)
       : terms(terms + threadIdx.x / BN) {
     const unsigned at = column0 + threadIdx.x % BN, plane = cells.rows * cells.columns, cell = at % plane;
     row = static_cast<int>(cell / cells.columns) * source.row_step;
@@ -138,7 +101,7 @@ struct MaskedTile : Follower<BN, BK, THREADS> {
       mask |= unsigned(this->there && unsigned(at) < unsigned(source.images.rows)) << i;
     at = this->column + cells.first_tap_column;
     for (int i = 0; i < cells.tap_columns; ++i, at += cells.tap_column_step)
-      mask |= unsigned(unsigned(at) < unsigned(source.images.columns)) << (ROW_BITS + i);
+      mask |= unsigned(unsigned(at) < unsigned(source.images.columns)) << (Term::ROW_BITS + i);
   }
   DEVICE void fetch() {
 #pragma unroll
@@ -218,11 +181,6 @@ struct Share {
   }
 };
 
-DEVICE float biased_relu(float sum, float bias, float slope) {
-  const float y = sum + bias;
-  return y > 0 ? y : slope == 0 && y <= 0 ? 0.0f : slope * y;  // with no slope -inf gives 0, and a NaN stays one
-}
-
 // Stores a thread's sums, with bias and ReLU; COUNT of a row at once. Addresses are stepped along, not kept for all.
 template <int COUNT, class Sums, class Place>
 DEVICE void store_images(const Sums& sums, const CellClass& cells, const Place& share, int rows, const Images& images,
@@ -246,7 +204,7 @@ DEVICE void store_images(const Sums& sums, const CellClass& cells, const Place& 
       const float b = bias ? bias[row] : 0.0f;
       Packed<float, COUNT> y;
 #pragma unroll
-      for (int e = 0; e < COUNT; ++e) y.v[e] = biased_relu(sums.sums[i][j + e], b, slope);
+      for (int e = 0; e < COUNT; ++e) y.v[e] = relu(sums.sums[i][j + e] + b, slope);
       store_packed(to, y);
     }
   }
@@ -312,16 +270,17 @@ convolve(int images, const CellClass* __restrict__ classes, const Term* __restri
     store_images<1>(sums, cells, stored, rows, target_images, target, target_row_step, target_column_step, bias, slope);
 }
 
-// The filters of each class of cells (blockIdx.z) as `convolve` reads them: for each group (blockIdx.y) its terms and a few
-// zeros, each with all rows and zeros up to a multiple of four. `places`: where the weight of each term lies among a
-// group's filters, for the first row; rows are `row_step` weights apart. A block turns squares of 32 x 32. Bound: memory;
-// 8 bytes a weight.
+// The filters of each class of cells (blockIdx.z) as `convolve` reads them: for each group (blockIdx.y) its terms and
+// some of zeros, each with all rows and zeros up to a multiple of four. `places`: where the weight of each term lies among
+// a group's filters, for the first row; rows are `row_step` weights apart. A block turns squares of 32 x 32. Bound:
+// memory; 8 bytes a weight.
 extern "C" __global__ void __launch_bounds__(256)
 turn_filters(const CellClass* __restrict__ classes, const int* __restrict__ places, int rows, int row_step,
              int group_floats, const float* __restrict__ weights, float* __restrict__ turned) {
   __shared__ float square[32][33];
   const CellClass cells = classes[blockIdx.z];
-  const int pitch = divide_up(rows, 4) * 4, across = divide_up(pitch, 32), squares = across * divide_up(cells.padded_terms, 32);
+  const int pitch = divide_up(rows, 4) * 4, across = divide_up(pitch, 32);
+  const int squares = across * divide_up(cells.padded_terms, 32);
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   weights += int64(blockIdx.y) * group_floats;
   turned += cells.first_weight + int64(blockIdx.y) * pitch * cells.padded_terms;
@@ -335,99 +294,5 @@ turn_filters(const CellClass* __restrict__ classes, const int* __restrict__ plac
       if (term0 + i < cells.padded_terms && row0 + lane < pitch)
         turned[int64(term0 + i) * pitch + row0 + lane] = square[lane][i];
     __syncthreads();
-  }
-}
-
-DEVICE int pair_of(int row, int column) { return static_cast<int>(unsigned(row) << 16 | (unsigned(column) & 0xffffu)); }
-DEVICE int row_of(int pair) { return pair >> 16; }
-DEVICE int column_of(int pair) { return static_cast<short>(pair & 0xffff); }
-
-// dw += dy x: rows are filters, columns the weights of a filter, terms the cells of y in all images. blockIdx.z takes
-// `cells_each` of them (a multiple of BK); with more than one part each leaves its sums in `partials` (part, K, C / group
-// R S). A thread is at one cell, of several filters and several weights.
-template <int BM, int BN, int BK, int TM, int TN>
-__global__ void __launch_bounds__(BM / TM * (BN / TN), BM / TM * (BN / TN) == 128 ? 3 : 2)
-correlate(int images, unsigned cells_each, const float* __restrict__ x, int channels, int height, int width,
-          const float* __restrict__ dy, int filters, int out_rows, int out_columns, int kernel_rows, int kernel_columns,
-          int row_stride, int column_stride, int row_pad, int column_pad, int row_dilation, int column_dilation,
-          int n_step, int p_step, int q_step, float* __restrict__ dw, float* __restrict__ partials) {
-  using Sums = TileSums<BM, BN, BK, TM, TN>;
-  constexpr int THREADS = Sums::THREADS, APART = THREADS / BK, A_EACH = BM / APART, B_EACH = BN / APART;
-  static_assert(THREADS % BK == 0 && BM % APART == 0 && BN % APART == 0);
-  __shared__ __align__(16) typename Sums::A a_tile[2];
-  __shared__ __align__(16) typename Sums::B b_tile[2];
-  const int groups = gridDim.y, group = blockIdx.y, rows = filters / groups, group_channels = channels / groups;
-  const int taps = kernel_rows * kernel_columns, columns = group_channels * taps;
-  const unsigned across = divide_up(columns, BN);
-  const int row0 = blockIdx.x / across * BM, column0 = blockIdx.x % across * BN;
-  const unsigned plane = out_rows * out_columns, all = images * plane;
-  const unsigned begin = blockIdx.z * cells_each, end = min(all, begin + cells_each);
-  const int kk = threadIdx.x % BK, side = threadIdx.x / BK;
-  const Images x_images{channels, height, width}, y_images{filters, out_rows, out_columns};
-  x += int64(group) * group_channels * x_images.plane();
-  dy += (int64(group) * rows + row0 + side) * plane;
-
-  int offset[B_EACH], tap[B_EACH];  // tap: its row and column
-  const int columns_here = columns - column0 - side, rows_here = rows - row0 - side;
-#pragma unroll
-  for (int j = 0; j < B_EACH; ++j) {
-    const int column = j * APART < columns_here ? column0 + side + j * APART : 0, place = column % taps;
-    const int r = place / kernel_columns * row_dilation - row_pad, s = place % kernel_columns * column_dilation - column_pad;
-    tap[j] = pair_of(r, s);
-    offset[j] = column / taps * x_images.plane() + r * width + s;
-  }
-  float a_next[A_EACH], b_next[B_EACH];
-  CellWalk walk(begin + kk, out_rows, out_columns);
-  auto fetch = [&](unsigned cell) {
-    const int a_rows = cell + kk < end ? rows_here : 0, b_columns = cell + kk < end ? columns_here : 0;
-    const float* dy_cell = dy + (walk.n * y_images.floats() + walk.p * out_columns + walk.q);
-#pragma unroll
-    for (int i = 0; i < A_EACH; ++i, dy_cell += int64(APART) * plane)
-      a_next[i] = i * APART < a_rows ? *dy_cell : 0.0f;
-    const int row = walk.p * row_stride, column = walk.q * column_stride;
-    const float* x_cell = x + (walk.n * x_images.floats() + int64(row) * width + column);
-#pragma unroll
-    for (int j = 0; j < B_EACH; ++j) {
-      const bool inside = j * APART < b_columns && unsigned(row + row_of(tap[j])) < unsigned(height) &&
-                          unsigned(column + column_of(tap[j])) < unsigned(width);
-      b_next[j] = inside ? x_cell[offset[j]] : 0.0f;
-    }
-    walk.advance(n_step, p_step, q_step, out_rows, out_columns);
-  };
-  auto keep = [&](int slot) {
-#pragma unroll
-    for (int i = 0; i < A_EACH; ++i) a_tile[slot][kk][side + i * APART] = a_next[i];
-#pragma unroll
-    for (int j = 0; j < B_EACH; ++j) b_tile[slot][kk][side + j * APART] = b_next[j];
-  };
-
-  Sums sums;
-  fetch(begin);
-  keep(0);
-  __syncthreads();
-  int slot = 0;
-  for (unsigned cell = begin; cell < end; cell += BK, slot ^= 1) {
-    const bool more = end - cell > BK;
-    if (more) fetch(cell + BK);
-    sums.multiply(a_tile[slot], b_tile[slot]);
-    if (more) keep(slot ^ 1);
-    __syncthreads();
-  }
-
-  float* const target = gridDim.z > 1 ? partials + blockIdx.z * (int64(filters) * columns) : dw;
-  int row = row0 + Sums::row(0);
-  float* to = target + (int64(group) * rows + row) * columns + column0;
-#pragma unroll
-  for (int i = 0; i < TM; ++i) {
-    if (i > 0) {
-      row += Sums::row_step(i);
-      to += int64(Sums::row_step(i)) * columns;
-    }
-    if (row >= rows) continue;
-#pragma unroll
-    for (int j = 0; j < TN; ++j) {
-      const int column = Sums::column(j);
-      if (column < columns - column0) to[column] = sums.sums[i][j] + (gridDim.z > 1 ? 0.0f : to[column]);
-    }
   }
 }

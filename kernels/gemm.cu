@@ -149,7 +149,7 @@ struct OperandTile {
 // tf32 on the tensor cores (sm_80). A warp computes WM x WN results from fragments of 16 x 8 x 8; STAGES tiles are
 // under way at once. COUNT floats are copied at once: 4 needs rows of A and B that are multiples of 16 bytes.
 template <int BM, int BN, int BK, int WM, int WN, int STAGES, bool TRANS_A, bool TRANS_B, int COUNT>
-__global__ void __launch_bounds__(BM / WM * (BN / WN) * 32, BM == 128 ? 1 : 3)
+__global__ void __launch_bounds__(BM / WM * (BN / WN) * 32, BM == 128 ? 0 : 3)
 gemm_tf32(int m, int n, int k, float alpha, const float* __restrict__ a, const float* __restrict__ b, float beta,
           float* __restrict__ c, const float* __restrict__ row_bias, const float* __restrict__ column_bias,
           float slope) {
@@ -260,7 +260,7 @@ struct NarrowTile {
 // shared memory, sums stay fp32. A warp computes WM x WN results from fragments of 16 x 8 x 16; while a step is
 // computed the next one's numbers wait in registers.
 template <class T, int BM, int BN, int BK, int WM, int WN, bool TRANS_A, bool TRANS_B>
-__global__ void __launch_bounds__(BM / WM * (BN / WN) * 32, BM == 128 ? 1 : 3)
+__global__ void __launch_bounds__(BM / WM * (BN / WN) * 32, BM == 128 ? 0 : 3)
 gemm_narrow(int m, int n, int k, float alpha, const float* __restrict__ a, const float* __restrict__ b, float beta,
             float* __restrict__ c, const float* __restrict__ row_bias, const float* __restrict__ column_bias,
             float slope, bool a_packed, bool b_packed) {

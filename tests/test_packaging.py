@@ -34,7 +34,7 @@ STREET = (
     "pycaffe",
     "cli",
 )
-ANYWHERE = {"proto", "version", "kernels_folder", "aliases"}
+ANYWHERE = {"proto", "version", "kernels_folder", "aliases", "cores"}
 FACES = {"__init__", "__main__", "as_caffe"}  # what users import and run: may import all
 
 TEXT_SUFFIXES = {".py", ".md", ".toml", ".prototxt", ".proto", ".cu", ".cuh", ".in", ".txt", ".yml", ""}

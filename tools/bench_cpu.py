@@ -18,13 +18,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench.agreement import CHECKED_STEPS, TOLERANCE, disagreement, results_of
-from bench.contest import Contest, figures_of
+from bench.contest import Contest
 from bench.job import Job
 from bench.machine import describe_machine, processor_name, slug, versions
 from bench.nets import NETS, ROOT, BenchNet, net_named
 from bench.prepare import prepare
 from bench.results import Results, advantage, table
-
 from netc.cores import cores_allowed
 from netc.errors import NetcError
 
@@ -62,9 +61,12 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("-contenders", type=_list, default=list(CONTENDERS), help="which contenders")
     parser.add_argument("-seconds", type=float, default=60, help="for the rounds of one measurement")
     parser.add_argument("-round_seconds", type=float, default=0.3, help="for one contender's turn")
+    parser.add_argument("-check", action="store_true", help="only see whether all compute the same")
     parser.add_argument("-again", action="store_true", help="measure anew what the result file has")
     parser.add_argument("-results", type=Path, default=ROOT / "benchmarks" / "results", help="where to write")
-    parser.add_argument("-folder", type=Path, default=ROOT / "build" / "bench", help="for what can be deleted")
+    parser.add_argument(
+        "-folder", type=Path, default=ROOT / "build" / "bench", help="for what can be deleted"
+    )
     return parser.parse_args()
 
 
@@ -76,32 +78,24 @@ def measure(options: argparse.Namespace, results: Results, net: BenchNet, task: 
     """Takes one measurement, unless it is there, and adds it to the results."""
     batch = 1 if task == "single" else net.cpu_batch
     key = {"net": net.name, "task": task, "batch": batch, "threads": threads}
-    if results.has(**key) and not options.again:
+    if results.has(**key) and not (options.again or options.check):
         return
     print(f"{net.name}, {task}, {batch} images, {threads} threads", flush=True)
-    jobs = [
-        Job(
-            contender,
-            net.name,
-            "train" if task == "train" else "infer",
-            batch,
-            threads,
-            str(options.folder / net.name),
-        )
-        for contender in options.contenders
-    ]
-    prepare(jobs[0])
-    differences = check_training(jobs) if task == "train" else {}
+    jobs = [job_of(contender, net, task, batch, threads, options.folder) for contender in options.contenders]
+    differences = check(jobs)
+    if options.check:
+        print(f"  {differences}", flush=True)
+        return
     clock = "cpu" if threads == 1 else "wall"
+    prepare(jobs[0])
     with Contest(jobs, clock, print) as contest:
-        figures = contest.rounds(options.seconds, options.round_seconds)
-        if task != "train":
-            differences = check_outputs(contest, Path(jobs[0].folder))
+        rounds = contest.rounds(options.seconds, options.round_seconds)
         measurement = {
             **key,
             "clock": clock,
             "when": time.strftime("%Y-%m-%d %H:%M"),
-            "contenders": figures_of(figures),
+            "contenders": {name: figure.as_dict() for name, figure in rounds.figures.items()},
+            "cores_busy_elsewhere": round(rounds.busy_elsewhere, 2),
             "memory": contest.ask_each(do="memory"),
             "gemm_gflops": {n: round(a["gflops"], 1) for n, a in contest.ask_each(do="gemm").items()},
             "layers": layers_of(contest),
@@ -112,42 +106,39 @@ def measure(options: argparse.Namespace, results: Results, net: BenchNet, task: 
     report(measurement)
 
 
-def check_training(jobs: Sequence[Job]) -> dict[str, float]:
-    """Runs a few steps of the same net without dropout; how far the peers' losses are from netc's."""
-    jobs = [
+def job_of(contender: str, net: BenchNet, task: str, batch: int, threads: int, folder: Path) -> Job:
+    """A contender's job in a measurement."""
+    kind = "train" if task == "train" else "infer"
+    return Job(contender, net.name, kind, batch, threads, str(folder / net.name))
+
+
+def check(jobs: Sequence[Job]) -> dict[str, float]:
+    """Runs a few steps of the same net without dropout on a small batch; how far the peers' results are from
+    netc's.
+
+    Raises NetcError where they do not compute the same: their times would say nothing.
+    """
+    small = [
         replace(job, batch=min(CHECK_BATCH, job.batch), dropout=False, rate=CHECK_RATE)
         for job in jobs
-        if job.contender != "compile"  # the same module as channels_last; compiling twice takes long
+        if job.contender != "compile"  # the same module as channels_last; compiling it twice takes long
     ]
-    if len(jobs) < 2:
-        return {}
-    prepare(jobs[0])
+    folder = Path(jobs[0].folder)
+    prepare(small[0])
     differences: dict[str, float] = {}
-    with Contest(jobs, "wall", print) as contest:
-        for _ in range(CHECKED_STEPS):
+    with Contest(small, "wall", print) as contest:
+        for _ in range(CHECKED_STEPS if jobs[0].task == "train" else 1):
             contest.ask_each(do="run", steps=1)
-            for name, difference in compare(contest, Path(jobs[0].folder)).items():
-                differences[name] = max(difference, differences.get(name, 0.0))
-    return demand_agreement(differences)
-
-
-def check_outputs(contest: Contest, folder: Path) -> dict[str, float]:
-    """How far the peers' outputs are from netc's."""
-    return demand_agreement(compare(contest, folder))
-
-
-def compare(contest: Contest, folder: Path) -> dict[str, float]:
-    results = results_of(contest, folder)
-    ours = results.pop("netc", None)
-    return {name: disagreement(ours, theirs) for name, theirs in results.items()} if ours else {}
-
-
-def demand_agreement(differences: dict[str, float]) -> dict[str, float]:
-    """Raises NetcError where contenders do not compute the same: their times would say nothing."""
+            results = results_of(contest, folder)
+            ours = results.pop("netc", None)
+            for name, theirs in results.items() if ours else ():
+                differences[name] = max(disagreement(ours, theirs), differences.get(name, 0.0))
     for name, difference in differences.items():
         if not difference <= TOLERANCE:
             raise NetcError(
-                f"netc and {name} do not compute the same", expected=f"at most {TOLERANCE:g}", found=difference
+                f"netc and {name} do not compute the same",
+                expected=f"at most {TOLERANCE:g}",
+                found=difference,
             )
     return differences
 

@@ -30,6 +30,8 @@ class Backend(ABC):
     name: str
     xp: ModuleType
     maths: tuple[str, ...] = ("fp32",)
+    # Whether gradients given anew cost less than clearing all of them at once and adding to them.
+    gives_fresh: bool = False
 
     def __init__(self, math: str = "fp32", deterministic: bool = False) -> None:
         self.math, self.deterministic = math, deterministic

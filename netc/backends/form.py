@@ -2,8 +2,8 @@
 after.
 
 A chain is most often one node; fused forms run several, such as Convolution and ReLU. A backend's forms are
-rows of a table from a chain's layer types to a maker, which gives None where shapes or options do not fit; the
-reference form, which runs a layer's own `forward` and `backward` over `xp`, fits every node.
+rows of a table from a chain's layer types to a maker, which gives None where shapes or options do not fit;
+the reference form, which runs a layer's own `forward` and `backward` over `xp`, fits every node.
 """
 
 from __future__ import annotations
@@ -34,12 +34,14 @@ ANY_LAYOUT = ("Split",)  # layer types whose own meaning takes elements in whate
 class Mode:
     """What is asked of a backend's forms.
 
-    backward: whether gradients are computed; layout: the layout that image-shaped values (four axes) should
-    have between forms that can work in it; math: "fp32", "tf32", "bf16" or "fp16"; deterministic: no sums whose
+    backward: whether gradients are computed; fresh: whether a backward pass gives all gradients of parameters
+    anew, rather than adding to them; layout: the layout that image-shaped values (four axes) should have
+    between forms that can work in it; math: "fp32", "tf32", "bf16" or "fp16"; deterministic: no sums whose
     order hangs on timing.
     """
 
     backward: bool = True
+    fresh: bool = False
     layout: str = PLAIN
     math: str = "fp32"
     deterministic: bool = False
@@ -56,7 +58,8 @@ class Form:
     undefined when it begins); backward_bottoms, backward_tops: the bottoms and tops whose values backward
     reads; bottom_layouts, top_layouts: how they lie, None for plain everywhere; capturable: whether its work
     may be recorded once and replayed, which needs that no decision is made on the host and nothing is copied
-    from or to it; runs_on_xp: whether its work consists of functions of `xp`.
+    from or to it; runs_on_xp: whether its work consists of functions of `xp`; writes_fresh: whether it writes
+    the parameters' gradients that are `fresh`, where otherwise they are zeroed first and added to.
     """
 
     variant: str = "reference"
@@ -69,6 +72,7 @@ class Form:
     top_layouts: Sequence[str] | None = None
     capturable: bool = True
     runs_on_xp: bool = False
+    writes_fresh: bool = False
 
     def __init__(self, nodes: Sequence[Node]) -> None:
         self.nodes = tuple(nodes)
@@ -85,6 +89,10 @@ class Form:
         self.params: list[Param] = [param for node in self.nodes for param in node.params]
         self.param_needs_grad: list[bool] = [
             wanted for node in self.nodes for wanted in _flags(node.param_needs_grad, node.params)
+        ]
+        # The gradients that this form is the first to touch in a pass that gives them anew.
+        self.fresh: list[bool] = [
+            fresh for node in self.nodes for fresh in _flags(node.fresh_grads, node.params)
         ]
         self.needs_backward = any(node.needs_backward for node in self.nodes)
 

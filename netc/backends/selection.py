@@ -10,7 +10,7 @@ from itertools import pairwise
 from netc.backends.backend import Backend
 from netc.backends.form import PLAIN, Form, Mode, ReferenceForm
 from netc.backends.layout import insert_reorder, lay_out
-from netc.graph import Graph, Node, Value
+from netc.graph import Graph, Node, Param, Value
 
 
 def select_forms(graph: Graph, backend: Backend, mode: Mode, fuse: bool) -> list[Form]:
@@ -19,6 +19,8 @@ def select_forms(graph: Graph, backend: Backend, mode: Mode, fuse: bool) -> list
 
     fuse: whether a form may run several nodes; the values between them then have no memory.
     """
+    if mode.fresh:
+        _mark_fresh(graph)
     forms: list[Form] = []
     place = 0
     while place < len(graph.nodes):
@@ -32,6 +34,17 @@ def select_forms(graph: Graph, backend: Backend, mode: Mode, fuse: bool) -> list
         forms.append(form)
         place += len(form.nodes)
     return forms
+
+
+def _mark_fresh(graph: Graph) -> None:
+    """Notes which nodes are the first, in the order of backward, to give each parameter's gradient."""
+    given: set[Param] = set()
+    for node in reversed(graph.nodes):
+        node.fresh_grads = [False] * len(node.params)
+        for index, (param, wanted) in enumerate(zip(node.params, node.param_needs_grad, strict=True)):
+            if node.needs_backward and wanted and param.owner not in given:
+                given.add(param.owner)
+                node.fresh_grads[index] = True
 
 
 def _longest(graph: Graph, place: int, backend: Backend, mode: Mode, fuse: bool) -> Form:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import difflib
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,23 +17,26 @@ from netc.graph.graph import Graph, Node, Param, Value
 from netc.graph.rules import State, included
 from netc.graph.splits import PlacedLayer, insert_splits
 from netc.layer import Layer, Shape, SourceLayer, layer_class
+from netc.layer.random import MASK_64
 from netc.layer.size import check_size
 from netc.proto import netc_pb2 as pb
+from netc.schema.layer_keys import nth_key
 from netc.schema.positions import Positions
 
 log = logging.getLogger(__name__)
 
 UNNAMED = "(automatic)"  # a loss whose top the prototxt leaves out: it counts, but is no output, as in Caffe
+SEED_STEP = 0x9E3779B97F4A7C15  # between the seeds of layers of one name: far from any two that runs use
 
 
 @dataclass
 class Build:
     """What a graph is built for, beside its message.
 
-    shapes: shapes of tops that differ from what their layers say, by layer name (a reshape, a data source's
-    next batch) or by the layer's place in the net (shapes that hang on values); sources: open data sources
-    by layer name, filled as layers open theirs; kept: what layers keep from one graph to the next, by their
-    place in the net.
+    shapes: shapes of tops that differ from what their layers say (a reshape, a data source's next batch,
+    shapes that hang on values), by the layer's place in the net; those of layers without bottoms also by
+    layer name; sources: open data sources by layer name, filled as layers open theirs; kept: what layers keep
+    from one graph to the next, by their place in the net.
     """
 
     state: State
@@ -59,7 +63,8 @@ class _Builder:
         self.unread: dict[str, Value] = {}
         self.broken: set[str] = set()  # blobs whose shapes an earlier error left unknown
         self.shared: dict[str, Param] = {}
-        self.with_params: dict[str, Layer] = {}  # by name
+        self.with_params: Counter[str] = Counter()  # by name, the layers so far that have parameters
+        self.with_states: Counter[str] = Counter()  # the same of states
 
     def graph(self) -> Graph:
         placed = self.chosen_layers()
@@ -98,7 +103,7 @@ class _Builder:
             first = names.setdefault(placed.spec.name, placed.index or 0)
             if first != placed.index and placed.spec.name:
                 log.warning(
-                    "%s: two layers are called %r; weights are found by name, so one will take the other's",
+                    "%s: two layers are called %r; what is kept by layer name is told apart by their order",
                     self.locate(placed.index),
                     placed.spec.name,
                 )
@@ -124,7 +129,7 @@ class _Builder:
             layer = known(
                 spec,
                 phase,
-                seed=self.build.seed,
+                seed=self.seed_for(spec.name),
                 dtype=self.build.dtype,
                 locate=lambda *path: self.locate(placed.index, *path),
             )
@@ -134,6 +139,7 @@ class _Builder:
             shapes = self.infer(node, len(tops))
             self.make_tops(node, tops, shapes)
             self.make_params(node)
+            self.with_states[layer.name] += bool(layer.states)
         except NetcError as error:
             self.complete(error, spec, location)
             self.errors.append(error)
@@ -142,6 +148,11 @@ class _Builder:
         for value in node.inputs:
             value.consumers.append(node)
         self.nodes.append(node)
+
+    def seed_for(self, name: str) -> int:
+        """The net's seed; for a layer whose name an earlier layer draws under already, one of its own."""
+        earlier = self.with_states[name]
+        return (self.build.seed + earlier * SEED_STEP) & MASK_64 if earlier else self.build.seed
 
     def complete(self, error: NetcError, spec: pb.LayerParameter, location: Location | None) -> None:
         """Adds to a layer's error what only the graph knows: the line, the layer, how its inputs came
@@ -206,7 +217,9 @@ class _Builder:
         layer = node.layer
         layer.bottom_shapes = [value.shape for value in node.inputs]
         fed = not node.inputs and not layer.shapes_by_value
-        known = self.build.shapes.get(layer.name if fed else len(self.nodes))
+        known = self.build.shapes.get(len(self.nodes))
+        if known is None and fed:
+            known = self.build.shapes.get(layer.name)
         if isinstance(layer, SourceLayer):
             if layer.name not in self.build.sources:
                 self.build.sources[layer.name] = layer.open()
@@ -264,8 +277,8 @@ class _Builder:
 
     def make_params(self, node: Node) -> None:
         layer = node.layer
-        if layer.params:
-            self.claim_name(layer)
+        self.with_params[layer.name] += bool(layer.params)
+        key = nth_key(layer.name, self.with_params[layer.name])
         if len(layer.spec.param) > len(layer.params):
             raise layer.error(
                 f"{len(layer.spec.param)} param entries for {len(layer.params)} parameters",
@@ -276,7 +289,7 @@ class _Builder:
         for index, blob in enumerate(layer.params):
             spec = layer.spec.param[index] if index < len(layer.spec.param) else pb.ParamSpec()
             lr_mult = blob.lr_mult if blob.lr_mult is not None else spec.lr_mult
-            param = Param(layer.name, index, blob.shape, blob, spec.name, lr_mult, spec.decay_mult)
+            param = Param(key, index, blob.shape, blob, spec.name, lr_mult, spec.decay_mult)
             param.stated.update(rate for rate in ("lr_mult", "decay_mult") if spec.HasField(rate))
             if spec.name:
                 self.share(layer, param, spec)
@@ -284,19 +297,6 @@ class _Builder:
         if layer.tops_are_params:
             for value, param in zip(node.outputs, node.params, strict=True):
                 value.param = param
-
-    def claim_name(self, layer: Layer) -> None:
-        """Raises NetcError for a second layer of one name with parameters, which are found by layer name."""
-        first = self.with_params.setdefault(layer.name, layer)
-        if first is not layer:
-            raise NetcError(
-                f"two layers with parameters are called {layer.name!r}",
-                at=layer.locate("name"),
-                layer=f"{layer.name} ({layer.type})",
-                expected="a name of its own",
-                found=f"the name of the layer at {first.locate()}" if first.locate() else None,
-                remedy="rename it; to share parameters give them a name: param { name: ... }",
-            )
 
     def share(self, layer: Layer, param: Param, spec: pb.ParamSpec) -> None:
         """Joins a named parameter to the first of its name."""

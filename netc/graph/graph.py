@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from netc.errors import Location, NetcError
 from netc.layer import Layer, ParamBlob, Shape
 from netc.proto import netc_pb2 as pb
+from netc.schema.layer_keys import LayerKey
 
 
 @dataclass(eq=False, repr=False)
@@ -44,9 +45,12 @@ class Value:
 
 @dataclass(eq=False)
 class Param:
-    """A parameter of one layer. Shared ones point at the first layer's through `owner`."""
+    """A parameter of one layer. Shared ones point at the first layer's through `owner`.
 
-    layer: str
+    Layers of one name are told apart by their order among those with parameters.
+    """
+
+    layer: LayerKey
     index: int
     shape: Shape
     blob: ParamBlob
@@ -73,6 +77,7 @@ class Node:
     needs_backward: bool = False
     input_needs_grad: list[bool] = field(default_factory=list)
     param_needs_grad: list[bool] = field(default_factory=list)
+    fresh_grads: list[bool] = field(default_factory=list)  # by parameter: whether it is the first to give one
 
     @property
     def name(self) -> str:

@@ -20,6 +20,7 @@ from netc.pycaffe.mode import backend, random_seed
 from netc.runtime import Blob
 from netc.runtime import Net as RuntimeNet
 from netc.runtime.callbacks import LayerCallback
+from netc.schema.layer_keys import name_of
 from netc.schema.weights import write_weights
 
 Path = str | os.PathLike[str]
@@ -107,8 +108,11 @@ class Net:
 
     @cached_property
     def params(self) -> OrderedDict[str, list[Blob]]:
-        """The parameters of each layer that has any: by layer name, a list (weights first, then biases)."""
-        return OrderedDict(self._net.params)
+        """The parameters of each layer that has any: by layer name, a list (weights first, then biases).
+
+        Of several layers of one name it shows the last one's, as in Caffe; `layers` has them all.
+        """
+        return OrderedDict((name_of(layer), blobs) for layer, blobs in self._net.params.items())
 
     @property
     def layers(self) -> list[Any]:
@@ -171,7 +175,7 @@ class Net:
         user_object = getattr(node.layer, "user_layer", None)
         if user_object is not None:
             return user_object
-        return LayerView(node.name, node.type, self._net.params.get(node.name, ()))
+        return LayerView(node.name, node.type, self._net.params[node.params[0].layer] if node.params else ())
 
     # --- running --------------------------------------------------------------------------------------------
 
@@ -386,7 +390,7 @@ class Net:
 
     def save_hdf5(self, path: Path, write_diff: bool = False) -> None:
         """Writes the parameters, and with `write_diff` their gradients, as HDF5."""
-        diffs = {name: [blob.diff for blob in blobs] for name, blobs in self.params.items()}
+        diffs = {layer: [blob.diff for blob in blobs] for layer, blobs in self._net.params.items()}
         write_weights(
             path, self._net.definition, self._net.weights(), diffs=diffs if write_diff else None, hdf5=True
         )

@@ -28,14 +28,15 @@ from netc.runtime.param_store import ParamStore
 from netc.runtime.program import Arena, Demand, Program, ShapeChange, compile_program
 from netc.runtime.states import States
 from netc.runtime.transfer import Source, take_weights
+from netc.schema.layer_keys import LayerKey
 from netc.schema.net import current_net, read_net
 from netc.schema.positions import Positions
 from netc.schema.weights import open_weights, write_weights
 
 log = logging.getLogger(__name__)
 
-# Of tops, by layer name or by the layer's place in the net.
-Shapes = Mapping[Any, tuple[Shape, ...]]
+# Of tops, by the layer's place in the net.
+Shapes = Mapping[int, tuple[Shape, ...]]
 PROGRAMS_KEPT = 16  # compiled programs of other input shapes that stay at hand
 
 
@@ -56,7 +57,8 @@ class Net:
     uses where layer names agree. keep: "all" leaves every blob readable after a pass, "outputs" only the
     outputs and losses, in much less memory. backward: whether gradients will be asked for. seed: of fillers,
     dropout and data; None: from the operating system. backend: where and how it computes, by default as
-    `share_with` does, or on the CPU. Raises NetcError.
+    `share_with` does, or on the CPU. fresh: a backward pass may give the parameters' gradients anew, which
+    spares clearing them, rather than add to them. Raises NetcError.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class Net:
         arena: Arena | None = None,
         poison: bool = False,
         backend: Backend | None = None,
+        fresh: bool = False,
     ) -> None:
         if not isinstance(definition, pb.NetParameter):
             parsed = read_net(os.fspath(definition))
@@ -86,6 +89,7 @@ class Net:
         self.arena = arena or Arena(self.backend)
         self.demand = Demand(
             backward=backward,
+            fresh=fresh and self.backend.gives_fresh,
             keep_all=keep == "all",
             poison=poison,
             dtype=np.dtype(dtype).type,
@@ -102,13 +106,13 @@ class Net:
             graph = self._graph({})
             lent = share_with._store.by_layer if share_with is not None else {}
             self._store: ParamStore = ParamStore(graph, lent, self.backend, self.demand.dtype, self.seed)
-            shapes = _shapes_of(_fed(graph))
+            shapes = _fed_shapes(graph)
             self._use(self._compile(graph, shapes), shapes)
         except BaseException:
             self.close()
             raise
         self.parameters = self._store.flat
-        self.params: dict[str, list[Blob]] = self._store.blobs
+        self.params: dict[LayerKey, list[Blob]] = self._store.blobs
         self.debug_info: bool = definition.debug_info
         self.callbacks = LayerCallbacks()
         self.blobs = self._make_blobs()
@@ -220,7 +224,7 @@ class Net:
             for place, node in enumerate(self.graph.nodes[:step])
             if node.layer.shapes_by_value
         }
-        self._switch({**self._input_shapes(), **settled, **shapes})
+        self._switch({**_fed_shapes(self.graph), **settled, **shapes})
         self._program.take_over(old, step)
 
     def backward(self, start: str | None = None, end: str | None = None) -> None:
@@ -265,8 +269,11 @@ class Net:
         return None if whole else self.graph.nodes[first : last + 1]
 
     def clear_param_diffs(self) -> None:
-        """Sets the gradients of all parameters to zero."""
-        self.parameters.grad.fill(0)
+        """Sets the gradients of all parameters to zero, where a backward pass would add to them."""
+        if not self.demand.fresh:
+            self.parameters.grad.fill(0)
+        for gradient in self._uncleared:
+            gradient.fill(0)
 
     def output_values(self) -> list[OutputValue]:
         """The outputs of the last forward pass."""
@@ -295,15 +302,13 @@ class Net:
         reshaped, self._reshaped = self._reshaped, {}
         old = {
             value.name: self.backend.view(self._program.data(value))
-            for node in self._inputs()
+            for node in _fed(self.graph).values()
             for value in node.outputs
         }
         self._switch(
             {
-                node.name: tuple(
-                    reshaped[v.name].shape if v.name in reshaped else v.shape for v in node.outputs
-                )
-                for node in self._inputs()
+                place: tuple(reshaped[v.name].shape if v.name in reshaped else v.shape for v in node.outputs)
+                for place, node in _fed(self.graph).items()
             }
         )
         for name, data in {**old, **reshaped}.items():
@@ -321,12 +326,6 @@ class Net:
             )
         self._reshaped[blob] = np.zeros(shape, self.demand.dtype)
 
-    def _inputs(self) -> list[Node]:
-        return _fed(self.graph)
-
-    def _input_shapes(self) -> dict[str, tuple[Shape, ...]]:
-        return _shapes_of(self._inputs())
-
     def _switch(self, shapes: Shapes) -> None:
         """Makes the program of these shapes the one in use: of the inputs, and of layers whose shapes hang on
         values."""
@@ -343,6 +342,7 @@ class Net:
         """From now on runs this program, of these shapes."""
         self._program, self._shapes = program, shapes
         self._feeds = feeds_of(program, self.sources)
+        self._uncleared = program.gradients_to_clear()
 
     def _graph(self, shapes: Shapes) -> Graph:
         self._build.shapes = shapes
@@ -364,7 +364,7 @@ class Net:
         """Pulls the next batch into the tops of every data source among the layers of these indices."""
         feeding = [feed for feed in self._feeds if first <= feed.place <= last]
         if any(not feed.fits for feed in feeding):
-            self._change_program({feed.name: feed.coming for feed in feeding}, first)
+            self._change_program({feed.place: feed.coming for feed in feeding}, first)
             feeding = [feed for feed in self._feeds if first <= feed.place <= last]
         for feed in feeding:
             feed.pull(self.backend)
@@ -381,18 +381,20 @@ class Net:
         self._use(self._compile(self.graph, self._shapes), self._shapes)
         self._program.memory[...] = blobs[: len(self._program.memory)]
 
-    def weights(self) -> dict[str, list[np.ndarray]]:
-        """Copies of no data: views of every layer's parameters, by layer name."""
-        return {name: [blob.data for blob in blobs] for name, blobs in self.params.items()}
+    def weights(self) -> dict[LayerKey, list[np.ndarray]]:
+        """Copies of no data: views of every layer's parameters, by layer."""
+        return {layer: [blob.data for blob in blobs] for layer, blobs in self.params.items()}
 
     def load_weights(self, path: str | os.PathLike[str]) -> None:
         """Takes the parameters of the layers that a weights file names as this net does."""
         with open_weights(path) as weights:
             self.load_weights_from(weights, os.fspath(path))
 
-    def load_weights_from(self, weights: Mapping[str, Sequence[Source]], origin: str = "the weights") -> None:
+    def load_weights_from(
+        self, weights: Mapping[LayerKey, Sequence[Source]], origin: str = "the weights"
+    ) -> None:
         """Takes parameters by layer name; logs every difference. Raises NetcError where shapes disagree."""
-        owned: dict[str, list[bool]] = {}
+        owned: dict[LayerKey, list[bool]] = {}
         for param in self.graph.params():
             owned.setdefault(param.layer, []).append(param.owner is param)
         take_weights(self.params, owned, self.layer_names, weights, origin)
@@ -418,11 +420,15 @@ class Net:
         )
 
 
-def _fed(graph: Graph) -> list[Node]:
-    """The nodes whose tops come from outside: data sources', and the user's inputs."""
-    return [node for node in graph.nodes if isinstance(node.layer, SourceLayer) or node.type == "Input"]
+def _fed(graph: Graph) -> dict[int, Node]:
+    """The nodes whose tops come from outside, by place: data sources', and the user's inputs."""
+    return {
+        place: node
+        for place, node in enumerate(graph.nodes)
+        if isinstance(node.layer, SourceLayer) or node.type == "Input"
+    }
 
 
-def _shapes_of(nodes: Sequence[Node]) -> dict[str, tuple[Shape, ...]]:
-    """The shapes of the tops of some nodes, by layer name."""
-    return {node.name: tuple(value.shape for value in node.outputs) for node in nodes}
+def _fed_shapes(graph: Graph) -> dict[int, tuple[Shape, ...]]:
+    """The shapes of what comes from outside."""
+    return {place: tuple(value.shape for value in node.outputs) for place, node in _fed(graph).items()}

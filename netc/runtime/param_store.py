@@ -16,7 +16,8 @@ from netc.runtime.blob import Blob
 from netc.runtime.largest import naming_the_largest, param_elements
 from netc.runtime.parameters import Parameters
 from netc.runtime.program import ParamArrays
-from netc.runtime.transfer import borrow
+from netc.runtime.transfer import borrow, counterparts
+from netc.schema.layer_keys import LayerKey, part_name
 
 
 class ParamStore:
@@ -29,26 +30,32 @@ class ParamStore:
     """
 
     def __init__(
-        self, graph: Graph, lent: Mapping[str, list[ParamArrays]], backend: Backend, dtype: Any, seed: int
+        self,
+        graph: Graph,
+        lent: Mapping[LayerKey, list[ParamArrays]],
+        backend: Backend,
+        dtype: Any,
+        seed: int,
     ) -> None:
+        lent = _matched(graph, lent)
         owned = [param for param in graph.params() if param.owner is param and param.layer not in lent]
         with naming_the_largest(graph.nodes, param_elements):
             self.flat = Parameters(owned, backend, dtype)
-        self.arrays: dict[tuple[str, int], ParamArrays] = {}
+        self.arrays: dict[tuple[LayerKey, int], ParamArrays] = {}
         for param, segment in zip(owned, self.flat.segments, strict=True):
             data = self.flat.view(self.flat.data, segment)
             backend.write(data, _first_values(graph, param, dtype, seed))
             self.arrays[param.layer, param.index] = ParamArrays(data, self.flat.view(self.flat.grad, segment))
-        self.by_layer: dict[str, list[ParamArrays]] = {}
-        self.blobs: dict[str, list[Blob]] = {}
+        self.by_layer: dict[LayerKey, list[ParamArrays]] = {}
+        self.blobs: dict[LayerKey, list[Blob]] = {}
         for node in graph.nodes:
             for param in node.params:
                 self._find_memory(node, param, lent)
                 arrays = self.arrays[param.layer, param.index]
-                self.by_layer.setdefault(node.name, []).append(arrays)
-                self.blobs.setdefault(node.name, []).append(_blob(arrays, backend))
+                self.by_layer.setdefault(param.layer, []).append(arrays)
+                self.blobs.setdefault(param.layer, []).append(_blob(arrays, backend))
 
-    def _find_memory(self, node: Node, param: Param, lent: Mapping[str, list[ParamArrays]]) -> None:
+    def _find_memory(self, node: Node, param: Param, lent: Mapping[LayerKey, list[ParamArrays]]) -> None:
         """A parameter that is not this layer's own lies in another net's memory, or in its owner's."""
         key = (param.layer, param.index)
         if param.layer in lent:
@@ -74,17 +81,18 @@ class ParamStore:
                         remedy="give inputs of one size (resize, crop), or pool globally before the layer",
                     )
 
-    def share(self, graph: Graph, other: Mapping[str, list[ParamArrays]]) -> bool:
+    def share(self, graph: Graph, other: Mapping[LayerKey, list[ParamArrays]]) -> bool:
         """From now on uses these values in the layers of the same name; gradients stay this net's own.
 
         Returns whether anything lies elsewhere now. Raises NetcError where shapes differ; nothing has
         changed then.
         """
+        other = _matched(graph, other)
         lent = {
-            (param.layer, param.index): borrow(node, param.index, param.shape, other[node.name])
+            (param.layer, param.index): borrow(node, param.index, param.shape, other[param.layer])
             for node in graph.nodes
             for param in node.params
-            if node.name in other
+            if param.layer in other
         }
         if all(lent[key].data is self.arrays[key].data for key in lent):
             return False
@@ -97,13 +105,22 @@ class ParamStore:
         return True
 
 
+def _matched(graph: Graph, other: Mapping[LayerKey, list[ParamArrays]]) -> dict[LayerKey, list[ParamArrays]]:
+    """Another net's parameters by the layers of a graph that use them."""
+    layers = dict.fromkeys(param.layer for param in graph.params())
+    return {layer: other[source] for layer, source in counterparts(layers, other).items()}
+
+
 def _first_values(graph: Graph, param: Param, dtype: Any, seed: int) -> np.ndarray:
     """What a parameter's filler gives. Raises NetcError at its layer's line where it makes no sense."""
     if param.blob.values is not None:
         return np.asarray(param.blob.values, dtype)
     try:
         return fill(
-            param.blob.filler, param.shape, stream(np, seed, f"{param.layer}/{param.index}", 0), dtype
+            param.blob.filler,
+            param.shape,
+            stream(np, seed, part_name(param.layer, param.index), 0),
+            dtype,
         )
     except NetcError as error:
         node = next(node for node in graph.nodes if param in node.params)

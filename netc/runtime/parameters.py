@@ -9,6 +9,7 @@ from netc.backends.backend import Backend
 from netc.graph import Param
 from netc.layer import Array, Shape
 from netc.layer.base import count
+from netc.schema.layer_keys import LayerKey, part_name
 
 ALIGNMENT = 16  # elements: every parameter begins on a cache line
 
@@ -18,7 +19,7 @@ class Segment:
     """One learnable parameter's place in the arenas, and the rates that multiply the solver's."""
 
     name: str
-    layer: str
+    layer: LayerKey
     index: int
     offset: int
     count: int
@@ -35,7 +36,7 @@ class Parameters:
         self.segments: list[Segment] = []
         offset = 0
         for param in params:
-            name = param.name or f"{param.layer}/{param.index}"
+            name = param.name or part_name(param.layer, param.index)
             size = count(param.shape)
             self.segments.append(
                 Segment(

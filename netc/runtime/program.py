@@ -18,6 +18,8 @@ from netc.errors import NetcError
 from netc.graph import Graph, Node, Value
 from netc.layer import Array, Buffers, Scratch, Shape
 from netc.passes.memory import MemoryPlan, gradients_into, is_given_gradient, plan_memory
+from netc.runtime.states import state_names
+from netc.schema.layer_keys import LayerKey
 
 
 class Arena:
@@ -49,6 +51,7 @@ class Demand:
     """What a program is compiled for."""
 
     backward: bool = True
+    fresh: bool = False  # a backward pass gives the parameters' gradients anew, rather than adding to them
     keep_all: bool = True  # every blob stays readable after a pass; else only outputs and losses
     poison: bool = False  # fill what is freed with NaN after every step: a check of the plan
     dtype: Any = np.float32
@@ -82,7 +85,7 @@ class Program:
     memory: Array
     demand: Demand
     backend: Backend
-    params: Mapping[tuple[str, int], ParamArrays]
+    params: Mapping[tuple[LayerKey, int], ParamArrays]
     buffers: dict[Node, Buffers] = field(default_factory=dict)
     forward_steps: list[Step] = field(default_factory=list)
     backward_steps: list[Step] = field(default_factory=list)
@@ -90,6 +93,7 @@ class Program:
 
     def __post_init__(self) -> None:
         self._last = {value.name: value for value in self.graph.values()}
+        self._states = state_names(self.graph)
         # What runs where nothing has to be looked at between steps: the same work, recorded where possible.
         self._unwatched: dict[str, Sequence[Step]] = {}
         self._asks_for_shapes = any(node.layer.shapes_by_value for node in self.graph.nodes)
@@ -160,7 +164,9 @@ class Program:
             tops=[self.data(value) for value in form.outputs],
             params=[self.params[param.layer, param.index].data for param in form.params],
             saved=self._scratch(form, form.saved),
-            states={name: states[f"{node.name}/{name}"] for node in form.nodes for name in node.layer.states},
+            states={
+                name: states[key] for node in form.nodes for name, key in self._states.get(node, {}).items()
+            },
         )
 
     def _bind_backward(self, form: Form) -> None:
@@ -182,6 +188,7 @@ class Program:
                 if not form.input_needs_grad[i]
             }
         run = None
+        self._zero_fresh(form, buffers)
         if any(grad is not None for grad in (*buffers.bottom_grads, *buffers.param_grads)):
             run = self._bound(form, form.backward, form.backward_workspace)
         seeds = self._seeds(given)
@@ -191,6 +198,32 @@ class Program:
             self.backward_steps.append(Step(Filling(form.nodes), "backward", partial(fill_all, seeds)))
         if run:
             self.backward_steps.append(Step(form, "backward", run))
+
+    def _zero_fresh(self, form: Form, buffers: Buffers) -> None:
+        """Where a form only adds to gradients of parameters, they are zeros when it is the first to."""
+        if form.writes_fresh:
+            return
+        zeros: list[Seed] = [
+            (grad, 0.0)
+            for grad, fresh in zip(buffers.param_grads, form.fresh, strict=True)
+            if fresh and grad is not None
+        ]
+        if zeros:
+            self.backward_steps.append(Step(Filling(form.nodes), "backward", partial(fill_all, zeros)))
+
+    def gradients_to_clear(self) -> list[Array]:
+        """Where backward gives gradients anew: those of parameters to which it gives none."""
+        if not self.demand.fresh:
+            return []
+        given = {
+            param.owner
+            for form in self.forms
+            for param, fresh in zip(form.params, form.fresh, strict=True)
+            if fresh
+        }
+        rest = [param for param in self.graph.params() if param.owner is param and param not in given]
+        gradients = [self.params[param.layer, param.index].diff for param in rest]
+        return [gradient for gradient in gradients if gradient is not None]
 
     def _seeds(self, given: Sequence[Value]) -> list[Seed]:
         """The gradients that no layer writes, with what they hold: a loss weight, or zeros.
@@ -337,12 +370,13 @@ def compile_program(
     demand: Demand,
     backend: Backend,
     arena: Arena,
-    params: Mapping[tuple[str, int], ParamArrays],
+    params: Mapping[tuple[LayerKey, int], ParamArrays],
     states: Mapping[str, Array],
 ) -> Program:
     """Plans the memory of a graph, binds its nodes to it, and makes the steps."""
     itemsize = np.dtype(demand.dtype).itemsize
-    mode = Mode(demand.backward, backend.layout(demand.keep_all), backend.math, backend.deterministic)
+    layout = backend.layout(demand.keep_all)
+    mode = Mode(demand.backward, demand.fresh, layout, backend.math, backend.deterministic)
     forms = select_forms(graph, backend, mode, fuse=not demand.keep_all)
     plan = plan_memory(graph, forms, backward=demand.backward, keep_all=demand.keep_all, itemsize=itemsize)
     memory = backend.allocate(plan.arena_bytes) if demand.keep_all else arena.reserve(plan.arena_bytes)

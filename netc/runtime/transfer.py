@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from netc.graph import Node
 from netc.layer import Shape
 from netc.runtime.blob import Blob
 from netc.runtime.program import ParamArrays
+from netc.schema.layer_keys import LayerKey, Namesake, name_of
 from netc.schema.stored import StoredArray
 from netc.schema.weights import same_shape
 
@@ -22,47 +24,93 @@ Source = np.ndarray | StoredArray
 RENAME = "rename the layer to learn it from scratch"
 
 
+def counterparts(layers: Iterable[LayerKey], sources: Iterable[LayerKey]) -> dict[LayerKey, LayerKey]:
+    """Which of the layers elsewhere gives each layer of a net its parameters: the first of a name the first
+    one's, the second the second one's.
+
+    A layer alone of its name takes the last one's: Caffe copies one after the other into it.
+    """
+    layers, sources = list(layers), list(sources)
+    count = Counter(map(name_of, layers))
+    last = {name_of(source): source for source in sources}
+    same = set(layers) & set(sources)
+    found: dict[LayerKey, LayerKey] = {}
+    for layer in layers:
+        if count[name_of(layer)] == 1 and layer in last:
+            found[layer] = last[name_of(layer)]
+        elif layer in same:
+            found[layer] = layer
+    return found
+
+
 def take_weights(
-    params: Mapping[str, list[Blob]],
-    owned: Mapping[str, list[bool]],
+    params: Mapping[LayerKey, list[Blob]],
+    owned: Mapping[LayerKey, list[bool]],
     layers: Collection[str],
-    weights: Mapping[str, Sequence[Source]],
+    weights: Mapping[LayerKey, Sequence[Source]],
     origin: str,
 ) -> None:
     """Copies parameters into the layers of the same name, and logs what finds no counterpart.
 
     owned: which parameters of a layer are its own, not shared from another; a file may leave those out.
+    layers: the names of all layers, those without parameters too.
     Nothing is copied unless everything fits; what lies in a file is then read one parameter after another.
     Raises NetcError, or NetcErrors with every count and shape that disagrees.
     """
-    extra = [name for name in weights if name not in layers]
-    for name in extra:
-        log.info("Ignoring source layer %s", name, extra={"source": "net.cpp:746"})
+    sources = counterparts(params, weights)
+    extra = [layer for layer in weights if _is_extra(layer, layers, sources)]
+    for layer in extra:
+        log.info("Ignoring source layer %s", layer, extra={"source": "net.cpp:746"})
+    _say_namesakes(sources, weights, origin)
     pairs: list[tuple[Blob, Source]] = []
-    missing: list[str] = []
+    missing: list[LayerKey] = []
     errors: list[NetcError] = []
-    for name, blobs in params.items():
-        if name in weights:
+    for layer, blobs in params.items():
+        if layer in sources:
             try:
-                pairs += _pairs(name, blobs, owned[name], list(weights[name]), origin)
+                pairs += _pairs(str(layer), blobs, owned[layer], list(weights[sources[layer]]), origin)
             except NetcError as error:
                 errors.append(error)
-        elif any(owned[name]):
-            missing.append(name)
-            log.info("Layer %s is not in %s and keeps its own parameters", name, origin)
+        elif any(owned[layer]):
+            missing.append(layer)
+            log.info("Layer %s is not in %s and keeps its own parameters", layer, origin)
     raise_errors(errors)
     if missing and not pairs:
         log.warning(
             "nothing was loaded: no layer has the name of one in %s, which holds %s; the net's are %s",
             origin,
-            ", ".join(extra) or "no parameters",
-            ", ".join(missing),
+            ", ".join(map(str, extra)) or "no parameters",
+            ", ".join(map(str, missing)),
         )
     for blob, source in pairs:
         if isinstance(source, np.ndarray):
             blob.data[...] = source.reshape(blob.shape)
         else:
             source.read_into(blob.data)
+
+
+def _is_extra(layer: LayerKey, layers: Collection[str], sources: Mapping[LayerKey, LayerKey]) -> bool:
+    """Whether nothing is taken from a layer of a file, for want of layers of its name."""
+    if name_of(layer) not in layers:
+        return True
+    return isinstance(layer, Namesake) and name_of(layer) in sources and layer not in sources.values()
+
+
+def _say_namesakes(sources: Mapping[LayerKey, LayerKey], weights: Iterable[LayerKey], origin: str) -> None:
+    """Logs what becomes of layers of one name, and where Caffe would do otherwise."""
+    held = Counter(map(name_of, weights))
+    filled = Counter(map(name_of, sources))
+    for name, count in held.items():
+        if count > 1 and filled[name] == 1:
+            log.info("%s holds %d layers called %r: the last is taken, as in Caffe", origin, count, name)
+        elif count > 1 and filled[name]:
+            log.info(
+                "%s holds %d layers called %r: they are taken in their order, where Caffe would take the last, "
+                "into the first layer of that name",
+                origin,
+                count,
+                name,
+            )
 
 
 def _pairs(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,16 +15,17 @@ from netc.errors import NetcError
 from netc.schema.atomic import replacing
 from netc.schema.blobs import Array, blob_size
 from netc.schema.hdf5 import HDF5_SUFFIXES, is_hdf5
+from netc.schema.layer_keys import LayerKey, Namesake, layer_keys
 from netc.schema.stored import StoredArray, read_array
 from netc.schema.weights_binary import open_binary_weights, read_binary_weights, write_binary_weights
 from netc.schema.weights_hdf5 import open_hdf5_weights, write_hdf5_weights
 from netc.schema.wire import LARGEST_MESSAGE, LONGEST_HEADER
 
-Weights = dict[str, list[Array]]
+Weights = dict[LayerKey, list[Array]]
 
 
 def read_weights(path: str | os.PathLike[str]) -> Weights:
-    """The parameters of each layer that has any, by layer name: in file order, in HDF5 by name.
+    """The parameters of each layer that has any, by layer: in file order, in HDF5 by name.
 
     What the file is decides how it is read, not its name. Of the layers only names and blobs are taken: forks
     give the other field numbers other meanings. Blobs of old files keep their four axes (see `same_shape`).
@@ -38,7 +39,7 @@ def read_weights(path: str | os.PathLike[str]) -> Weights:
 
 
 @contextmanager
-def open_weights(path: str | os.PathLike[str]) -> Iterator[Mapping[str, Sequence[StoredArray]]]:
+def open_weights(path: str | os.PathLike[str]) -> Iterator[Mapping[LayerKey, Sequence[StoredArray]]]:
     """What `read_weights` gives, but with the values still in the file: their shapes can be checked first.
 
     Reading them one at a time into a net takes the memory of the net and of one more parameter (of HDF5: of
@@ -51,23 +52,26 @@ def open_weights(path: str | os.PathLike[str]) -> Iterator[Mapping[str, Sequence
 def write_weights(
     path: str | os.PathLike[str],
     definition: Any,
-    weights: Mapping[str, Sequence[npt.ArrayLike]],
+    weights: Mapping[LayerKey, Sequence[npt.ArrayLike]],
     *,
-    diffs: Mapping[str, Sequence[npt.ArrayLike]] | None = None,
+    diffs: Mapping[LayerKey, Sequence[npt.ArrayLike]] | None = None,
     hdf5: bool | None = None,
 ) -> None:
     """Writes a net and its parameters, atomically.
 
-    definition: the NetParameter of the net as it was built; weights: by layer name, shared parameters at each
+    definition: the NetParameter of the net as it was built; weights: by layer, shared parameters at each
     layer that uses them; diffs: gradients, written beside them (snapshot_diff); hdf5: the format, by default
     HDF5 where the name ends in .h5.
-    Raises NetcError where the file cannot be written, or would pass protobuf's 2 GiB.
+    Raises NetcError where the file cannot be written, would pass protobuf's 2 GiB, or is HDF5 and should hold
+    two layers of one name; nothing is written then.
     """
-    unknown = set(weights) - {layer.name for layer in definition.layer}
+    unknown = set(weights) - set(layer_keys(layer.name for layer in definition.layer))
     if unknown:
-        raise ValueError(f"the net has no layers {sorted(unknown)}")
+        raise ValueError(f"the net has no layers {sorted(map(str, unknown))}")
     hdf5 = Path(path).suffix in HDF5_SUFFIXES if hdf5 is None else hdf5
-    if not hdf5:
+    if hdf5:
+        check_hdf5_names(weights, os.fspath(path))
+    else:
         shapes = {name: [np.shape(array) for array in arrays] for name, arrays in weights.items()}
         check_binary_size(definition, shapes, diffs is not None, os.fspath(path))
     with replacing(path) as temporary:
@@ -78,9 +82,21 @@ def write_weights(
                 write_binary_weights(file, definition, weights, diffs)
 
 
+def check_hdf5_names(layers: Iterable[LayerKey], path: str = "HDF5 weights") -> None:
+    """Raises NetcError where two of the layers whose parameters are to be stored have one name."""
+    for layer in layers:
+        if isinstance(layer, Namesake):
+            raise NetcError(
+                f"{path} cannot hold two layers of one name, as in Caffe",
+                layer=layer.name,
+                expected="a name of its own for every layer with parameters",
+                remedy="rename one, or write a .caffemodel (snapshot_format: BINARYPROTO in the solver)",
+            )
+
+
 def check_binary_size(
     definition: Any,
-    shapes: Mapping[str, Sequence[Sequence[int]]],
+    shapes: Mapping[LayerKey, Sequence[Sequence[int]]],
     diff: bool = False,
     path: str = "the .caffemodel",
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, BinaryIO, NamedTuple
@@ -12,6 +13,7 @@ import numpy.typing as npt
 
 from netc.errors import NetcError
 from netc.schema.blobs import Array, blob_shape, blob_size, parse_blob, write_blob
+from netc.schema.layer_keys import LayerKey, layer_keys, nth_key
 from netc.schema.reading import open_file
 from netc.schema.wire import (
     LENGTH,
@@ -55,25 +57,26 @@ class _Layer(NamedTuple):
     offset: int
     name: str
     blobs: list[tuple[int, int]]
+    key: LayerKey = ""  # among the layers that have blobs
 
 
-def read_binary_weights(path: str | os.PathLike[str]) -> dict[str, list[Array]]:
-    """The parameters of each layer that has any, by layer name. Raises NetcError naming the file."""
+def read_binary_weights(path: str | os.PathLike[str]) -> dict[LayerKey, list[Array]]:
+    """The parameters of each layer that has any, by layer. Raises NetcError naming the file."""
     with open_file(path) as file, _damage_named(path):
         return {
-            layer.name: [parse_blob(layer.content, start, stop) for start, stop in layer.blobs]
+            layer.key: [parse_blob(layer.content, start, stop) for start, stop in layer.blobs]
             for layer in _layers(file, path)
         }
 
 
 @contextmanager
-def open_binary_weights(path: str | os.PathLike[str]) -> Iterator[dict[str, list[StoredBlob]]]:
+def open_binary_weights(path: str | os.PathLike[str]) -> Iterator[dict[LayerKey, list[StoredBlob]]]:
     """The parameters as `read_binary_weights` gives them, each to be read within the block."""
     name = os.fspath(path)
     with open_file(path) as file:
         with _damage_named(path):
             weights = {
-                layer.name: [
+                layer.key: [
                     StoredBlob(
                         file,
                         name,
@@ -104,11 +107,13 @@ def _damage_named(path: str | os.PathLike[str]) -> Iterator[None]:
 def _layers(file: BinaryIO, path: str | os.PathLike[str]) -> Iterator[_Layer]:
     """The layers that have parameters, one at a time. Raises WireError, or NetcError if there is no layer."""
     count = 0
+    met: Counter[str] = Counter()
     for number, offset, content in _top_level(file):
         count += 1
         layer = _layer(number, offset, memoryview(content))
         if layer.blobs:
-            yield layer
+            met[layer.name] += 1
+            yield layer._replace(key=nth_key(layer.name, met[layer.name]))
     if not count:
         raise NetcError(
             "the weights file has no layers", at=os.fspath(path), remedy="check that it is a .caffemodel"
@@ -159,18 +164,19 @@ def _named(content: memoryview, offset: int, name_number: int, blobs_number: int
 def write_binary_weights(
     file: BinaryIO,
     definition: Any,
-    weights: Mapping[str, Sequence[npt.ArrayLike]],
-    diffs: Mapping[str, Sequence[npt.ArrayLike]] | None,
+    weights: Mapping[LayerKey, Sequence[npt.ArrayLike]],
+    diffs: Mapping[LayerKey, Sequence[npt.ArrayLike]] | None,
 ) -> None:
     """Writes a net and its parameters byte for byte as protobuf would, without its copies."""
     head = type(definition)()
     head.CopyFrom(definition)
     head.ClearField("layer")
     file.write(head.SerializePartialToString())
-    for layer in definition.layer:
+    keys = layer_keys(layer.name for layer in definition.layer)
+    for layer, key in zip(definition.layer, keys, strict=True):
         before, after = _around_blobs(layer)
-        arrays = list(weights.get(layer.name, ()))
-        gradients = list(diffs.get(layer.name, ())) if diffs else [None] * len(arrays)
+        arrays = list(weights.get(key, ()))
+        gradients = list(diffs.get(key, ())) if diffs else [None] * len(arrays)
         sizes = [blob_size(np.shape(array), diffs is not None) for array in arrays]
         blobs_size = sum(len(length_header(LAYER_BLOBS, size)) + size for size in sizes)
         file.write(length_header(NET_LAYER, len(before) + blobs_size + len(after)))

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from netc.errors import NetcError
 from netc.schema.hdf5 import check_dataset, damage_named, numbered_datasets, probe_hdf5, read_dataset_into
+from netc.schema.layer_keys import LayerKey, layer_keys
 
 
 class StoredDataset:
@@ -31,7 +32,7 @@ class StoredDataset:
 
 
 @contextmanager
-def open_hdf5_weights(path: str | os.PathLike[str]) -> Iterator[dict[str, list[StoredDataset]]]:
+def open_hdf5_weights(path: str | os.PathLike[str]) -> Iterator[dict[LayerKey, list[StoredDataset]]]:
     """The parameters of each layer that stores any, by layer name; they can be read within the block.
 
     A parameter that an earlier layer owns is not stored. Raises NetcError naming the file.
@@ -47,7 +48,7 @@ def open_hdf5_weights(path: str | os.PathLike[str]) -> Iterator[dict[str, list[S
         file.close()
 
 
-def _datasets(file: Any, path: str) -> dict[str, list[StoredDataset]]:
+def _datasets(file: Any, path: str) -> dict[LayerKey, list[StoredDataset]]:
     root = file.get("data")
     if not isinstance(root, h5py.Group):
         raise NetcError(
@@ -56,7 +57,7 @@ def _datasets(file: Any, path: str) -> dict[str, list[StoredDataset]]:
             expected="a group named data",
             found=", ".join(sorted(file)[:10]) or "nothing",
         )
-    weights: dict[str, list[StoredDataset]] = {}
+    weights: dict[LayerKey, list[StoredDataset]] = {}
 
     def visit(name: str, item: Any) -> None:
         if isinstance(item, h5py.Group):
@@ -71,20 +72,21 @@ def _datasets(file: Any, path: str) -> dict[str, list[StoredDataset]]:
 def write_hdf5_weights(
     path: Path,
     definition: Any,
-    weights: Mapping[str, Sequence[npt.ArrayLike]],
-    diffs: Mapping[str, Sequence[npt.ArrayLike]] | None,
+    weights: Mapping[LayerKey, Sequence[npt.ArrayLike]],
+    diffs: Mapping[LayerKey, Sequence[npt.ArrayLike]] | None,
 ) -> None:
     """Writes a net's parameters, those that several layers share at the first alone."""
+    keys = layer_keys(layer.name for layer in definition.layer)
     groups = {"data": weights} | ({"diff": diffs} if diffs is not None else {})
     owners = _owners(definition)
     layers = {layer.name for layer in definition.layer}
     with h5py.File(path, "w") as file:
         for title, arrays_by_layer in groups.items():
             root = file.create_group(title)
-            for layer in definition.layer:
+            for layer, key in zip(definition.layer, keys, strict=True):
                 group = _layer_group(root, layer.name, layers)
                 names = [spec.name for spec in layer.param]
-                for index, array in enumerate(arrays_by_layer.get(layer.name, ())):
+                for index, array in enumerate(arrays_by_layer.get(key, ())):
                     name = names[index] if index < len(names) else ""
                     if not name or owners[name] == (layer.name, index):
                         group.create_dataset(str(index), data=np.asarray(array, dtype=np.float32))

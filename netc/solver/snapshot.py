@@ -11,8 +11,9 @@ from __future__ import annotations
 import logging
 import os
 import re
+import weakref
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,8 +22,10 @@ import numpy as np
 from netc.errors import NetcError
 from netc.proto import netc_pb2 as pb
 from netc.schema.atomic import sync_folder, write_error
+from netc.schema.layer_keys import LayerKey
 from netc.schema.state import SolverState, read_state, write_state
-from netc.schema.weights import read_weights, write_weights
+from netc.schema.stored import StoredArray, read_array
+from netc.schema.weights import open_weights, write_weights
 from netc.solver.report import say
 from netc.solver.side_file import REMEDY, FileMark, SideState, read_side_state, write_side_state
 
@@ -59,22 +62,25 @@ def side_path(state_path: str | os.PathLike[str]) -> Path:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What a resume needs: a solver state, the weights that it names, and the side file if there is one."""
+    """What a resume needs: a solver state, the weights that it names, and the side file if there is one.
+
+    The weights are still in their file, which stays open as long as this object lives.
+    """
 
     path: str
     state: SolverState
     weights_path: str | None
-    weights: dict[str, list[np.ndarray]]
+    weights: Mapping[LayerKey, Sequence[StoredArray]]
     side: SideState | None
 
 
 def write_snapshot(
     names: SnapshotNames,
     definition: pb.NetParameter,
-    weights: Mapping[str, Sequence[np.ndarray]],
+    weights: Mapping[LayerKey, Sequence[np.ndarray]],
     state: SolverState,
     side: Callable[[list[FileMark]], SideState],
-    diffs: Mapping[str, Sequence[np.ndarray]] | None = None,
+    diffs: Mapping[LayerKey, Sequence[np.ndarray]] | None = None,
 ) -> None:
     """Writes a snapshot.
 
@@ -119,8 +125,22 @@ def read_snapshot(path: str | os.PathLike[str]) -> Snapshot:
     state = read_state(path)
     weights_path = _find_weights(path, state.learned_net)
     side = _read_side(path, weights_path)
-    weights = read_weights(weights_path) if weights_path else {}
-    return Snapshot(path, state, weights_path, weights, side)
+    with ExitStack() as stack:
+        weights: Mapping[LayerKey, Sequence[StoredArray]] = {}
+        if weights_path is not None:
+            weights = stack.enter_context(open_weights(weights_path))
+            if side is None:
+                _check_readable(weights)
+        snapshot = Snapshot(path, state, weights_path, weights, side)
+        weakref.finalize(snapshot, stack.pop_all().close)
+    return snapshot
+
+
+def _check_readable(weights: Mapping[LayerKey, Sequence[StoredArray]]) -> None:
+    """Raises NetcError where weights for which no side file vouches are damaged; reads one after another."""
+    for arrays in weights.values():
+        for array in arrays:
+            read_array(array)
 
 
 def _find_weights(path: str, learned_net: str) -> str | None:
@@ -186,7 +206,8 @@ def _check_whole(path: str) -> None:
     """Raises NetcError unless all files of a snapshot are there and undamaged."""
     weights_path = _find_weights(path, read_state(path).learned_net)
     if _read_side(path, weights_path) is None and weights_path is not None:
-        read_weights(weights_path)
+        with open_weights(weights_path) as weights:
+            _check_readable(weights)
 
 
 def _states(prefix: str) -> list[str]:

@@ -134,6 +134,7 @@ class Solver:
             positions=spec.positions,
             arena=train_net.arena if train_net else None,
             backend=self.backend,
+            fresh=self.keep == "outputs" and self.param.iter_size == 1,
         )
         try:
             for path in (path for entry in self._weights for path in entry.split(",")):

@@ -49,7 +49,7 @@ def build(layers: str, *shapes: Sequence[int], phase: int = pb.TRAIN) -> Graph:
 def pack(values: Array, layout: str, block: int) -> Array:
     """Values of (N, C, H, W) as an array that lies in a layout."""
     if layout == PLAIN:
-        return np.ascontiguousarray(values)
+        return np.array(values, order="C")
     if layout == NHWC:
         return np.ascontiguousarray(values.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
     images, channels, height, width = values.shape
@@ -61,7 +61,7 @@ def pack(values: Array, layout: str, block: int) -> Array:
 def unpack(array: Array, shape: Sequence[int], layout: str, block: int) -> Array:
     """The values of an array that lies in a layout."""
     if layout != BLOCKED:
-        return np.ascontiguousarray(array)
+        return np.array(array, order="C")
     images, channels, height, width = shape
     blocks = array.reshape(images, -1, height, width, block).transpose(0, 1, 4, 2, 3)
     padded = blocks.reshape(images, -1, height, width)

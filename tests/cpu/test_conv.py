@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from netc.backends.cpu.conv import make_convolution
-from tests.cpu.form_case import BLOCKED, LAYOUTS, NHWC, PLAIN, FormCase, build
+from netc.backends.cpu.filters import FiltersForm
+from netc.backends.cpu.geometry import convolution
+from netc.backends.form import Mode
+from netc.layer import Buffers
+from tests.cpu.form_case import (
+    BLOCKED,
+    LAYOUTS,
+    NHWC,
+    PLAIN,
+    FormCase,
+    aligned,
+    allocate,
+    build,
+    engine,
+    pack,
+)
 
 GEOMETRIES = {
     "few channels": ((3, 4, 7, 6), "num_output: 6 kernel_size: 3"),
@@ -76,3 +92,25 @@ def test_images_stay_plain() -> None:
 def test_inference(layout: str) -> None:
     layers = conv("num_output: 16 kernel_size: 3", relu())
     FormCase(make_convolution, build(layers, (1, 8, 9, 9)), layout, backward=False).check()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_weights_packed_once_serve_until_they_are_packed_again(layout: str) -> None:
+    graph = build(conv("num_output: 16 kernel_size: 3 bias_term: false"), (1, 8, 9, 9))
+    opened, node = engine(), graph.nodes[1]
+    geometry = convolution(node.layer)
+    assert geometry is not None
+    mode, layouts = Mode(backward=False, layout=layout), (layout, layout)
+    form = FiltersForm([node], mode, opened, "convolution", geometry, layouts, packs_once=True)
+    weight = np.ones((16, 8, 3, 3), np.float32)
+    top = aligned(pack(np.zeros(node.outputs[0].shape, np.float32), layout, opened.block))
+    bottom = aligned(pack(np.ones((1, 8, 9, 9), np.float32), layout, opened.block))
+    b = Buffers([bottom], [top], [weight], workspace=allocate(form.forward_workspace))
+    prepare, forward = form.prepare(b), form.forward(b)
+    assert prepare is not None
+    found = []
+    for change in (lambda: None, prepare, lambda: weight.fill(2), prepare):
+        change()
+        forward()
+        found.append(float(top.reshape(-1)[0]))
+    assert found == [0, 72, 72, 144]

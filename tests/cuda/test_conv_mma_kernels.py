@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from netc.backends.cuda import conv_mma
-from netc.backends.cuda.conv_mma import KERNELS, TILES, WGMMA_TILES, Tile
+from netc.backends.cuda.conv_mma import KERNELS, TILES, WGMMA_KERNELS, WGMMA_TILES, Tile
 from netc.backends.cuda.conv_shape import ConvShape
 from netc.backends.cuda.emulated_device import EmulatedDevice
 from netc.backends.cuda.memory import Memory
@@ -178,7 +178,7 @@ def test_the_table_of_kernels_runs_what_it_plans(fast: EmulatedDevice) -> None:
     shape = shape_of(2, 5, 7, 6, 4, pad=(1, 1))
     x, w, dy = arrays_of(shape)
     x_memory, w_memory, dy_memory = (put(fast, array) for array in (x, w, dy))
-    for kernels in KERNELS.values():
+    for kernels in (*KERNELS.values(), *WGMMA_KERNELS.values()):
         y, dx, dw = room(fast, shape.y_count), room(fast, shape.x_count), put(fast, np.zeros_like(w))
         kernels.forward(
             fast, shape, x_memory, w_memory, y, workspace=workspace(fast, kernels.forward_floats(fast, shape))

@@ -1,4 +1,4 @@
-"""Depthwise convolutions agree with sums in double precision in all three directions, for every kind of window."""
+"""Depthwise convolutions agree with sums in double precision in all directions, for every kind of window."""
 
 from __future__ import annotations
 

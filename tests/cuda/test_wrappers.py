@@ -9,6 +9,7 @@ import pytest
 
 from netc.backends.cuda.emulated_device import EmulatedDevice
 from netc.backends.cuda.kernel import Variant
+from netc.errors import NetcError
 from tests.cuda.arrays import get, put, room
 from tests.cuda.rounding import ROUNDED
 
@@ -78,8 +79,14 @@ def test_products_by_four_warps(device: EmulatedDevice, kind: str) -> None:
     a, b = (ROUNDED[kind](rng.standard_normal((n, k)).astype(np.float32)) for n in (64, 128))
     d = room(device, 64 * 128)
     number = "float" if kind == "tf32" else kind
-    launch(device, f"multiply_by_four_warps<{number}>", 128, put(device, a), put(device, b), d)
+    launch(device, f"multiply_by_four_warps<{number}, false>", 128, put(device, a), put(device, b), d)
     np.testing.assert_allclose(get(device, d, (64, 128)), a @ b.T, rtol=1e-5, atol=1e-5)
+
+
+def test_a_tile_that_is_overwritten_before_its_product_is_done_is_a_race(checked: EmulatedDevice) -> None:
+    a, b = (put(checked, np.zeros((n, 32), np.float32)) for n in (64, 128))
+    with pytest.raises(NetcError, match=r"race: .* overwrites what was read from shared a_tile"):
+        launch(checked, "multiply_by_four_warps<bf16, true>", 128, a, b, room(checked, 64 * 128))
 
 
 @pytest.mark.parametrize("kind", ["bf16", "fp16"])

@@ -52,8 +52,9 @@ __global__ void __launch_bounds__(32) multiply_fragments(const float* a, const f
   for (int j = 0; j < 2; ++j)
     for (int e = 0; e < 4; ++e) d[(g + e / 2 * 8) * 16 + j * 8 + 2 * q + e % 2] = sums[j][e];
 }
-// D[64][128] = A[64][k] B[k][128] for rows of 64 bytes, by four warps; B is given as 128 rows.
-template <class T>
+// D[64][128] = A[64][k] B[k][128] for rows of 64 bytes, by four warps; B is given as 128 rows. IMPATIENT threads clear
+// A before its products are known to be done.
+template <class T, bool IMPATIENT>
 __global__ void __launch_bounds__(128) multiply_by_four_warps(const float* a, const float* b, float* d) {
   constexpr int K = 64 / sizeof(T);
   __shared__ __align__(512) T a_tile[64 * K], b_tile[128 * K];
@@ -73,6 +74,7 @@ __global__ void __launch_bounds__(128) multiply_by_four_warps(const float* a, co
   wgmma_m64n128(sums, a_tile, b_tile, 32);
   wgmma_commit();
   wgmma_wait<1>();
+  if (IMPATIENT) a_tile[threadIdx.x] = T{};
   wgmma_wait<0>();
 #pragma unroll
   for (int i = 0; i < 64; ++i) d[(warp * 16 + g + i / 2 % 2 * 8) * 128 + i / 4 * 8 + 2 * q + i % 2] = sums[i];

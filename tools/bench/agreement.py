@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+
 from bench.contest import Contest
 
 TOLERANCE: Final = 1e-3

@@ -7,14 +7,15 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Any, Final
 
 from bench.figure import Figure
 from bench.job import Job
 from bench.prepare import python_path
-
 from netc.cores import THREAD_VARIABLES
 
 LEAST_ROUNDS: Final = 5
@@ -69,6 +70,15 @@ class Contender:
             self.process.communicate()
 
 
+@dataclass(frozen=True)
+class Rounds:
+    """What the rounds came to, by contender; busy_elsewhere: the cores that other programs kept busy
+    meanwhile, on average."""
+
+    figures: dict[str, Figure]
+    busy_elsewhere: float
+
+
 class Contest:
     """Several contenders of one net and task; one that fails is left out, with the reason.
 
@@ -110,26 +120,27 @@ class Contest:
                 answers[name] = answer
         return answers
 
-    def rounds(self, seconds: float, round_seconds: float, most: int = 21) -> dict[str, Figure]:
-        """Runs all in turn, round after round, for about `seconds`; the seconds of one step of each.
+    def rounds(self, seconds: float, round_seconds: float, most: int = 21) -> Rounds:
+        """Runs all in turn, round after round, for about `seconds`; what one step of each takes.
 
         A contender's turn is as many steps as fit into `round_seconds`, at least one; a round's figure is
         their mean. The order rotates, so that no one always follows the same.
         """
         steps = self._steps_of_a_turn(round_seconds)
         measured: dict[str, list[float]] = {name: [] for name in steps}
-        start = time.perf_counter()
+        start, busy, own = time.perf_counter(), busy_seconds(), 0.0
         for number in range(most):
             if number >= LEAST_ROUNDS and time.perf_counter() - start > seconds:
                 break
             for name in rotated(list(self.contenders), number):
                 time.sleep(SETTLE_SECONDS)
-                took = self._try(
-                    name, lambda contender, n=steps[name]: contender.ask(do="run", steps=n)
-                )
+                took = self._try(name, partial(Contender.ask, do="run", steps=steps[name]))
                 if took is not None:
                     measured[name].append(took[self.clock] / steps[name])
-        return {name: Figure(measured[name], steps[name]) for name in self.contenders}
+                    own += took["cpu"]
+        elsewhere = (busy_seconds() - busy - own) / (time.perf_counter() - start)
+        figures = {name: Figure(measured[name], steps[name]) for name in self.contenders}
+        return Rounds(figures, max(0.0, elsewhere))
 
     def _steps_of_a_turn(self, round_seconds: float) -> dict[str, int]:
         """Warms all up, in which compilers compile, and sees how many steps a turn of each has."""
@@ -146,6 +157,11 @@ def rotated(names: Sequence[str], by: int) -> list[str]:
     return [names[(place + by) % len(names)] for place in range(len(names))]
 
 
-def figures_of(measured: Mapping[str, Figure]) -> dict[str, dict[str, Any]]:
-    """Figures as a result file holds them."""
-    return {name: figure.as_dict() for name, figure in measured.items()}
+def busy_seconds() -> float:
+    """The processor time that all programs of this machine have taken since it started; 0 if unknown."""
+    try:
+        with open("/proc/stat") as stat:
+            user, nice, system, _, _, *others = map(int, stat.readline().split()[1:9])
+    except (OSError, ValueError):
+        return 0.0
+    return (user + nice + system + sum(others)) / os.sysconf("SC_CLK_TCK")  # interrupts, time stolen

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from bench.netc_runner import NetcRunner
-
 from netc.runtime import Net
 from netc.tools.timing import LayerTimes, Times, measure
 

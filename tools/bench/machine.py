@@ -14,6 +14,7 @@ from netc.cores import cores_allowed
 from netc.version import __version__
 
 PACKAGES: Final = ("numpy", "onednn-cpu-gomp", "numba", "torch", "cupy-cuda12x", "cupy-cuda13x")
+VECTOR_FLAGS: Final = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 
 
 def processor_name() -> str:
@@ -34,9 +35,10 @@ def slug(name: str) -> str:
 
 def describe_machine() -> dict[str, Any]:
     """The processor, its vector units, the cores that this process may use, and the system."""
+    flags = processor_flags()
     return {
         "processor": processor_name(),
-        "vector": [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in processor_flags()],
+        "vector_units": [flag for flag in VECTOR_FLAGS if flag in flags],
         "cores": cores_allowed(),
         "system": f"{platform.system()} {platform.release()}",
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),

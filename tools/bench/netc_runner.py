@@ -6,9 +6,9 @@ import logging
 from typing import Any
 
 import numpy as np
+
 from bench.job import DECAY, MOMENTUM, Job
 from bench.nets import definition_for, net_named
-
 from netc.backends.open import open_backend
 from netc.proto import netc_pb2 as pb
 from netc.runtime import Net

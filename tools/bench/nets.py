@@ -52,9 +52,7 @@ def net_named(name: str) -> BenchNet:
     for net in NETS:
         if net.name == name:
             return net
-    raise NetcError(
-        "the benchmark has no such net", expected=", ".join(net.name for net in NETS), found=name
-    )
+    raise NetcError("the benchmark has no such net", expected=", ".join(net.name for net in NETS), found=name)
 
 
 def definition_for(net: BenchNet, task: str, batch: int, dropout: bool = True) -> pb.NetParameter:

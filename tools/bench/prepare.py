@@ -1,6 +1,6 @@
 """Writes what all contenders of one net start from: weights, batches, recipes.
 
-    python -m bench.prepare NET FOLDER
+python -m bench.prepare NET FOLDER
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ import sys
 from pathlib import Path
 
 import numpy as np
+
 from bench.job import WEIGHTS_FILE, Job
 from bench.nets import BenchNet, definition_for, images, net_named, training_net
 from bench.recipe import write_recipe
-
 from netc.graph import Build, Graph, State, build_graph
 from netc.passes import run_passes
 from netc.proto import netc_pb2 as pb

@@ -1,7 +1,7 @@
 """Writes a net's graph down as a recipe, from which a peer builds the same net without netc.
 
-Where the peer's rules differ from Caffe's (how pooling rounds), the recipe says what makes them agree; what it
-cannot say is an error, never an approximation.
+Where the peer's rules differ from Caffe's (how pooling rounds), the recipe says what makes them agree; what
+it cannot say is an error, never an approximation.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from bench.recipe_file import Operation, Recipe
-
 from netc.errors import NetcError
 from netc.graph import Graph, Node, Value
 from netc.proto import netc_pb2 as pb
@@ -70,7 +69,9 @@ def _scale_behind(node: Node) -> Node:
 
 
 def _misfit(node: Node, what: str) -> NetcError:
-    return NetcError(f"the peers have no way to say {what}", at=node.location, layer=f"{node.name} ({node.type})")
+    return NetcError(
+        f"the peers have no way to say {what}", at=node.location, layer=f"{node.name} ({node.type})"
+    )
 
 
 def _convolution(node: Node) -> dict[str, Any]:

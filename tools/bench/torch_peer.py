@@ -111,6 +111,11 @@ def make_convolution(operation: Operation) -> nn.Module:
     )
 
 
+def make_dense(operation: Operation) -> nn.Module:
+    o = operation.options
+    return Dense(o["columns"], o["num_output"], o["bias"])
+
+
 def make_pooling(operation: Operation) -> nn.Module:
     o = operation.options
     if o["whole"]:
@@ -140,7 +145,7 @@ MODULES: Final[Mapping[str, Callable[[Operation], nn.Module]]] = {
     "batch_norm": make_batch_norm,
     "concat": lambda operation: Concat(operation.options["axis"]),
     "convolution": make_convolution,
-    "dense": lambda operation: Dense(*(operation.options[name] for name in ("columns", "num_output", "bias"))),
+    "dense": make_dense,
     "dropout": lambda operation: nn.Dropout(operation.options["ratio"]),
     "lrn": make_lrn,
     "pooling": make_pooling,

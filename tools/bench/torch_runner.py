@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 import torch
+
 from bench.job import DECAY, MOMENTUM, Job
 from bench.recipe_file import Recipe
 from bench.torch_peer import Peer, to_tensors

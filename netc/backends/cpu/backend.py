@@ -9,13 +9,16 @@ from types import ModuleType
 import numpy as np
 
 from netc.backends.backend import Backend
+from netc.backends.cpu.blas import limit_blas_threads
 from netc.backends.cpu.forms import FORMS
 from netc.backends.cpu.layout import elements_of
 from netc.backends.cpu.onednn import open_engine
 from netc.backends.cpu.reorder import ReorderForm
+from netc.backends.cpu.threads import set_threads
 from netc.backends.cpu.update import make_update
 from netc.backends.form import NHWC, PLAIN, Form, Maker, Mode
 from netc.backends.update_spec import Update, UpdateSpec
+from netc.cores import thread_count
 from netc.errors import NetcError
 from netc.graph import Node
 from netc.layer import Shape
@@ -26,12 +29,16 @@ class CpuBackend(Backend):
     """NumPy's memory and, where oneDNN is installed, its primitives. fast: whether to use them."""
 
     name = "cpu"
+    gives_fresh = True
     xp: ModuleType = np
     installed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")  # bytes of memory
 
     def __init__(self, math: str = "fp32", deterministic: bool = False, *, fast: bool = True) -> None:
         super().__init__(math, deterministic)
         self._engine = open_engine() if fast else None
+        if self._engine is not None:
+            limit_blas_threads(1)
+            set_threads(thread_count())
 
     @property
     def forms(self) -> Mapping[tuple[str, ...], Maker]:

@@ -25,6 +25,7 @@ class DenseForm(Form):
     """y = relu(x W transposed + b), where the chain ends with a ReLU, else y = x W transposed + b."""
 
     variant = "onednn sgemm"
+    writes_fresh = True
 
     def __init__(self, nodes: Sequence[Node], layer: InnerProduct, engine: Engine) -> None:
         super().__init__(nodes)
@@ -71,10 +72,10 @@ class DenseForm(Form):
             steps.append(self.relu_backward.bind({"top": b.tops[0], "top gradient": dy}, b.workspace))
         if (dweight := b.param_grads[0]) is not None:
             sides = (x.T, dy) if self.transposed else (dy.T, x)
-            steps.append(Product(self.engine, *sides, dweight, add=True))
+            steps.append(Product(self.engine, *sides, dweight, add=not self.fresh[0]))
         if self.biased and (dbias := b.param_grads[1]) is not None:
             ones = np.ones((len(dy), 1), np.float32)
-            steps.append(Product(self.engine, dy.T, ones, dbias.reshape(-1, 1), add=True))
+            steps.append(Product(self.engine, dy.T, ones, dbias.reshape(-1, 1), add=not self.fresh[1]))
         if (dx := b.bottom_grads[0]) is not None:
             steps.append(Product(self.engine, dy, weight, dx.reshape(self.bottom_shape)))
         return in_sequence(steps)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Final
+
+import numpy as np
 
 from netc.backends.cpu.activation import add_relu_backward, relu_can_end, slope_of
 from netc.backends.cpu.chain import fits
 from netc.backends.cpu.geometry import Geometry
-from netc.backends.cpu.layout import descriptor_of, layout_for
+from netc.backends.cpu.layout import IMAGE_CHANNELS, descriptor_of, layout_for
 from netc.backends.cpu.onednn import (
     Attributes,
     Descriptor,
@@ -23,17 +24,19 @@ from netc.backends.form import NHWC, PLAIN, Form, Mode, Run
 from netc.graph import Node
 from netc.layer import Array, Buffers
 from netc.layer.conv import SlidingFilters
-
-IMAGE_CHANNELS: Final = 4  # a bottom of no more, without a gradient, holds images: it stays plain
+from netc.passes.memory import ALIGNMENT
 
 
 class FiltersForm(Form):
     """y = relu(w * x + b), where the chain ends with a ReLU, else y = w * x + b.
 
     The weights stay in Caffe's order: every pass reorders them, and their gradients on the way into the sum.
-    A plain bottom or top goes through whatever layout suits the primitive, which is faster than computing on
-    it.
+    With `packs_once` only `prepare` reorders them, into memory of the form's own: it must run before the
+    first pass, and whenever the weights have changed. A plain bottom or top goes through whatever layout
+    suits the primitive, which is faster than computing on it.
     """
+
+    writes_fresh = True
 
     def __init__(
         self,
@@ -43,6 +46,7 @@ class FiltersForm(Form):
         kind: str,
         geometry: Geometry,
         layouts: tuple[str, str],
+        packs_once: bool = False,
     ) -> None:
         super().__init__(nodes)
         self.engine, self.geometry = engine, geometry
@@ -53,6 +57,7 @@ class FiltersForm(Form):
         self.bottom_layouts, self.top_layouts = layouts[:1], layouts[1:]
         self._describe_operands()
         self.primitive = self._describe_forward(mode.backward)
+        self.packed = self._packed_memory() if packs_once else None
         self.forward_routine = self._forward_routine()
         self.forward_workspace = self.forward_routine.workspace
         self.backward_bottoms, self.backward_tops = (), ()
@@ -72,10 +77,28 @@ class FiltersForm(Form):
     def forward(self, b: Buffers) -> Run:
         return self.forward_routine.bind(self.forward_arrays(b), b.workspace)
 
+    def prepare(self, b: Buffers) -> Run | None:
+        """Reorders the weights for all passes to come; None where every pass does."""
+        if self.packed is None:
+            return None
+        routine = Routine(self.engine)
+        source = routine.operand("weight", self.weight)
+        routine.reorder(source, routine.operand("packed", self.primitive.argument(kinds.WEIGHTS)))
+        assert not routine.workspace
+        return routine.bind({"weight": b.params[0], "packed": self.packed}, {})
+
     def forward_arrays(self, b: Buffers) -> dict[str, Array]:
         """The forward routine's operands."""
         bias = {"bias": b.params[1]} if self.biased else {}
-        return {"bottom": b.bottoms[0], "top": b.tops[0], "weight": b.params[0], **bias}
+        weight = b.params[0] if self.packed is None else self.packed
+        return {"bottom": b.bottoms[0], "top": b.tops[0], "weight": weight, **bias}
+
+    def _packed_memory(self) -> np.ndarray:
+        """Memory for the weights in the order that the primitive wants."""
+        nbytes = self.primitive.argument(kinds.WEIGHTS).nbytes
+        raw = np.zeros(nbytes + ALIGNMENT, np.uint8)
+        start = -raw.ctypes.data % ALIGNMENT
+        return raw[start : start + nbytes]
 
     def backward(self, b: Buffers) -> Run:
         arrays = {
@@ -138,7 +161,8 @@ class FiltersForm(Form):
     def _forward_routine(self) -> Routine:
         routine = Routine(self.engine)
         reads = {kinds.SOURCE: routine.operand("bottom", self.bottom)}
-        reads[kinds.WEIGHTS] = routine.operand("weight", self.weight)
+        weight = self.weight if self.packed is None else self.primitive.argument(kinds.WEIGHTS)
+        reads[kinds.WEIGHTS] = routine.operand("weight", weight)
         if self.biased:
             reads[kinds.BIAS] = routine.operand("bias", self.bias)
         reads |= self._operands_after(routine)
@@ -166,17 +190,18 @@ class FiltersForm(Form):
             "weights", self.inner_bottom, self.inner_weight, self.bias if biased else None, self.inner_top
         )
         reads = {kinds.SOURCE: routine.operand("bottom", self.bottom), kinds.DESTINATION_GRADIENT: gradient}
-        sums, unwanted = {}, {}
+        results: dict[bool, dict[int, str]] = {True: {}, False: {}}  # by whether they are added to
         weight = routine.operand("weight gradient", self.weight)
         if self.param_needs_grad[0]:
-            sums[kinds.WEIGHTS_GRADIENT] = weight
+            results[not self.fresh[0]][kinds.WEIGHTS_GRADIENT] = weight
         else:
-            unwanted[kinds.WEIGHTS_GRADIENT] = routine.temporary(
+            results[False][kinds.WEIGHTS_GRADIENT] = routine.temporary(
                 weight, primitive.argument(kinds.WEIGHTS_GRADIENT)
             )
         if biased:
-            sums[kinds.BIAS_GRADIENT] = routine.operand("bias gradient", self.bias)
-        routine.add(primitive, reads, unwanted, sums)
+            bias = routine.operand("bias gradient", self.bias)
+            results[not self.fresh[1]][kinds.BIAS_GRADIENT] = bias
+        routine.add(primitive, reads, writes=results[False], adds=results[True])
 
 
 def make_filters(
@@ -224,6 +249,7 @@ def in_best_layout(
 def _layouts(layer: SlidingFilters, node: Node, mode: Mode) -> Iterator[tuple[str, str]]:
     """The layouts of bottom and top to try, the best first."""
     wanted = layout_for(node.inputs[0], mode) if layer.axis == 1 else PLAIN
+    # Images whose gradient nobody wants stay plain.
     if node.inputs[0].shape[layer.axis] <= IMAGE_CHANNELS and not any(node.input_needs_grad):
         yield PLAIN, wanted
     yield wanted, wanted

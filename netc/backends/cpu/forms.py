@@ -14,6 +14,7 @@ from netc.backends.cpu import (
     lrn,
     pool,
     softmax,
+    softmax_loss,
 )
 from netc.backends.form import Maker
 
@@ -27,6 +28,7 @@ FORMS: dict[tuple[str, ...], Maker] = {
     **lrn.FORMS,
     **activation.FORMS,
     **softmax.FORMS,
+    **softmax_loss.FORMS,
     **concat.FORMS,
     **eltwise.FORMS,
 }

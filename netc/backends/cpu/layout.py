@@ -8,12 +8,17 @@ side by side (oneDNN's nChw8c or nChw16c), the last block filled up with zeros.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from netc.backends.cpu.onednn import Descriptor, Engine
 from netc.backends.form import BLOCKED, NHWC, PLAIN, Mode
-from netc.graph import Value
+from netc.graph import Graph, Value
 from netc.layer import Shape
 from netc.layer.base import count
+from netc.layer.conv import SlidingFilters
+
+IMAGE_CHANNELS: Final = 4  # a bottom of no more holds images
+WASTE: Final = 0.05  # of the work that may go into padding
 
 
 def layout_for(value: Value, mode: Mode) -> str:
@@ -44,3 +49,27 @@ def layout_of(values: Sequence[Value]) -> str:
     """The layout that most of these values have, the first's of several that as many have."""
     layouts = [value.layout for value in values]
     return max(layouts, key=layouts.count)
+
+
+def best_layout(graph: Graph, block: int) -> str:
+    """The layout that a whole net most likely runs fastest in: blocked, unless blocks that its channels do
+    not fill would add more than `WASTE` to the work of its convolutions.
+
+    The first layer's bottom is left out: images stay plain.
+    """
+    work = padded = 0.0
+    for node in graph.nodes:
+        layer = node.layer
+        if not isinstance(layer, SlidingFilters) or layer.axis != 1 or len(node.inputs[0].shape) != 4:
+            continue
+        channels, filters = node.inputs[0].shape[1], node.outputs[0].shape[1]
+        cells = count(node.params[0].shape[1:]) * count(node.outputs[0].shape[2:])
+        work += filters * cells
+        image = channels <= IMAGE_CHANNELS
+        padded += filters * cells * _filled(filters, block) * (1 if image else _filled(channels, block))
+    return NHWC if padded > (1 + WASTE) * work else BLOCKED
+
+
+def _filled(channels: int, block: int) -> float:
+    """How many times as many channels their blocks have."""
+    return -(-channels // block) * block / channels

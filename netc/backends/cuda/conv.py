@@ -1,4 +1,4 @@
-"""Convolution in fp32 on the ordinary cores: the tables of kernels/conv.cu, the choice of rows, launches."""
+"""Convolution in fp32 on the ordinary cores: the tables of kernels/conv.cu and conv_weights.cu, launches."""
 
 from __future__ import annotations
 
@@ -72,7 +72,9 @@ CONVOLVE = {
     for tile in tiles
 }
 CORRELATE = {
-    tile: Variant(f"conv weights {tile.m}x{tile.n}", "conv.cu", f"correlate<{tile.sizes}>", tile.threads)
+    tile: Variant(
+        f"conv weights {tile.m}x{tile.n}", "conv_weights.cu", f"correlate<{tile.sizes}>", tile.threads
+    )
     for tile in WEIGHT_TILES
 }
 TURN_FILTERS = Variant("conv turn_filters", "conv.cu", "turn_filters", THREADS)
@@ -130,11 +132,16 @@ def _bind(
 
 
 def reads_filters_as_they_are(tables: Tables, w: Memory) -> bool:
-    """Whether the filters lie as `convolve` reads them, in the one class that has any: all rows of a term
-    side by side."""
+    """Whether the filters lie as `convolve` reads them, in the one class that has any if one has: all rows of
+    a term side by side."""
     terms, padded = tables.classes["terms"], tables.classes["padded_terms"]
     as_read = tables.row_step == 1 and tables.rows % ROW_MULTIPLE == 0 and (terms == padded).all()
-    return bool(as_read and (terms > 0).sum() == 1 and pack_of(w) == PACKS[0])
+    return not tables.weights or bool(as_read and (terms > 0).sum() == 1 and pack_of(w) == PACKS[0])
+
+
+def image_tiles(tables: Tables) -> Sequence[Tile]:
+    """All that a tuner should try."""
+    return SOURCES["masked" if tables.masked else "compared"][1]
 
 
 def _images(
@@ -152,7 +159,7 @@ def _images(
     columns, processors = shape.n * tables.most_cells, device.properties.processors
     planes = shape.is_pointwise and source.in_packs
     kind = "planes" if planes else "masked" if tables.masked else "compared"
-    tile = tile or choose_tile(SOURCES[kind][1], tables.rows, columns, shape.group, processors)
+    tile = tile or choose_tile(image_tiles(tables), tables.rows, columns, shape.group, processors)
     packed = target.in_packs and tables.target_step == (1, 1)
     classes, terms = on_device
     arguments: list[Argument] = [np.int32(shape.n), classes.memory, terms.memory, turned]

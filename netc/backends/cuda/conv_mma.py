@@ -345,15 +345,18 @@ def _up(a: int, b: int) -> int:
     return -(-a // b)
 
 
-KERNELS = {
-    math: ConvKernels(
-        f"mma {math}",
-        partial(forward, math),
-        partial(backward_data, math),
+def _kernels(math: str, name: str, tile: Tile | None = None) -> ConvKernels:
+    """Of one math mode; `tile`: the one for images, in place of the choice by their sizes."""
+    return ConvKernels(
+        f"{name} {math}",
+        partial(forward, math, tile=tile),
+        partial(backward_data, math, tile=tile),
         partial(backward_weights, math),
         partial(forward_floats, math),
         partial(backward_data_floats, math),
         partial(backward_weights_floats, math),
     )
-    for math in NUMBERS
-}
+
+
+KERNELS = {math: _kernels(math, "mma") for math in NUMBERS}
+WGMMA_KERNELS = {tile.math: _kernels(tile.math, "wgmma", tile) for tile in WGMMA_TILES}

@@ -15,7 +15,7 @@ from netc.errors import NetcError
 
 log = logging.getLogger(__name__)
 
-AVX512: Final = 0x10  # the bit of an instruction set that has vectors of 16 floats
+AVX512: Final = 0x20  # the bit of an instruction set that has vectors of 16 floats
 LAST_TAG: Final = 4096
 
 
