@@ -75,9 +75,10 @@ class Backend(ABC):
     def push(self) -> None:
         """Makes what users have written into views count."""
 
-    def layout(self, keep_all: bool) -> str:
-        """The layout that forms are asked to work in; keep_all: users look at every blob."""
-        return PLAIN
+    def layouts(self, keep_all: bool) -> Sequence[str]:
+        """The layouts that forms may be asked to work in, of which the fastest is taken; the first where they
+        are not compared. keep_all: users look at every blob."""
+        return (PLAIN,)
 
     def elements(self, shape: Shape, layout: str) -> int:
         """How many elements a value takes in a layout, padding included."""
@@ -89,6 +90,10 @@ class Backend(ABC):
 
     def active(self) -> AbstractContextManager[None]:
         """Within it, functions of `xp` work where this backend's arrays lie."""
+        return nullcontext()
+
+    def preparing(self) -> AbstractContextManager[None]:
+        """Within it forms are bound: what they need is made ready at the same time, and is so at its end."""
         return nullcontext()
 
     def record(self, steps: Sequence[Step]) -> Sequence[Step]:

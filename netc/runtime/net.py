@@ -24,6 +24,7 @@ from netc.runtime.blob import Blob
 from netc.runtime.callbacks import LayerCallbacks, tell
 from netc.runtime.feeding import feeds_of
 from netc.runtime.largest import blob_elements, naming_the_largest
+from netc.runtime.layout_choice import choose_layout
 from netc.runtime.param_store import ParamStore
 from netc.runtime.program import Arena, Demand, Program, ShapeChange, compile_program
 from netc.runtime.states import States
@@ -351,8 +352,9 @@ class Net:
     def _compile(self, graph: Graph, shapes: Shapes) -> Program:
         self.states.fit(graph, self.backend, self.demand.dtype)
         with naming_the_largest(graph.nodes, blob_elements):
+            layout = choose_layout(lambda: self._graph(shapes), self.demand, self.backend)
             program = compile_program(
-                graph, self.demand, self.backend, self.arena, self._store.arrays, self.states
+                graph, self.demand, self.backend, self.arena, self._store.arrays, self.states, layout
             )
         log.info("Program of net %r: %s", graph.name, program.plan)
         self._programs[frozenset(shapes.items())] = program

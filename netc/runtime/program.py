@@ -372,10 +372,14 @@ def compile_program(
     arena: Arena,
     params: Mapping[tuple[LayerKey, int], ParamArrays],
     states: Mapping[str, Array],
+    layout: str | None = None,
 ) -> Program:
-    """Plans the memory of a graph, binds its nodes to it, and makes the steps."""
+    """Plans the memory of a graph, binds its nodes to it, and makes the steps.
+
+    layout: what forms are asked to work in; None for the backend's first choice.
+    """
     itemsize = np.dtype(demand.dtype).itemsize
-    layout = backend.layout(demand.keep_all)
+    layout = layout or backend.layouts(demand.keep_all)[0]
     mode = Mode(demand.backward, demand.fresh, layout, backend.math, backend.deterministic)
     forms = select_forms(graph, backend, mode, fuse=not demand.keep_all)
     plan = plan_memory(graph, forms, backward=demand.backward, keep_all=demand.keep_all, itemsize=itemsize)

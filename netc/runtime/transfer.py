@@ -104,13 +104,8 @@ def _say_namesakes(sources: Mapping[LayerKey, LayerKey], weights: Iterable[Layer
         if count > 1 and filled[name] == 1:
             log.info("%s holds %d layers called %r: the last is taken, as in Caffe", origin, count, name)
         elif count > 1 and filled[name]:
-            log.info(
-                "%s holds %d layers called %r: they are taken in their order, where Caffe would take the last, "
-                "into the first layer of that name",
-                origin,
-                count,
-                name,
-            )
+            message = "%s holds %d layers called %r, taken in their order; Caffe loads the last into the first"
+            log.info(message, origin, count, name)
 
 
 def _pairs(

@@ -68,7 +68,7 @@ class NhwcBackend(CpuBackend):
 
     def form(self, maker: Maker, nodes: Sequence[Node], mode: Mode) -> Form | None:
         shown = not nodes[-1].outputs[0].consumers
-        return maker(nodes, Mode(mode.backward, PLAIN if shown else NHWC), None)
+        return maker(nodes, Mode(mode.backward, layout=PLAIN if shown else NHWC), None)
 
 
 NET = """

@@ -88,24 +88,28 @@ class FormCase:
         backward: bool = True,
         wanted: Sequence[bool] = (),
         given: Sequence[bool] = (),
+        fresh: bool = False,
         seed: int = 1,
         low: float = -1.0,
     ) -> None:
         self.engine = engine()
         self.block = self.engine.block
         self.nodes = [node for node in graph.nodes if node.type != "Input"]
+        for node in self.nodes if fresh else ():
+            node.fresh_grads = [True] * len(node.params)
         for i, flag in enumerate(wanted):
             self.nodes[0].input_needs_grad[i] = flag
         for node in graph.nodes:
             for value in node.outputs:
                 value.layout = layout if len(value.shape) == 4 else PLAIN
         self.backward = backward
-        self.given = given
-        self.form: Form | None = make(self.nodes, Mode(backward, layout), self.engine)
+        self.given, self.fresh = given, fresh
+        self.form: Form | None = make(self.nodes, Mode(backward, fresh, layout=layout), self.engine)
         self.random = np.random.default_rng(seed)
         self.low = low
         self.params = [self.draw(param.shape) for node in self.nodes for param in node.params]
-        self.grads = [self.draw(param.shape) for param in self.params]
+        # What fresh gradients replace, and all others are added to.
+        self.grads = [self.draw(param.shape) * (0 if fresh else 1) for param in self.params]
 
     def draw(self, shape: Sequence[int], low: float | None = None) -> Array:
         return self.random.uniform(self.low if low is None else low, 1, shape).astype(np.float32)
@@ -238,6 +242,8 @@ class FormCase:
         b.param_grads = [
             grad if want else None for grad, want in zip(grads, form.param_needs_grad, strict=True)
         ]
+        if self.fresh and form.writes_fresh:
+            spoil({str(i): grad for i, grad in enumerate(b.param_grads) if grad is not None})
         b.workspace = allocate(form.backward_workspace)
         if run := form.backward(b):
             run()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from netc.backends.cpu.conv import make_convolution
-from netc.backends.cpu.filters import FiltersForm
+from netc.backends.cpu.filters import FiltersForm, Layouts
 from netc.backends.cpu.geometry import convolution
 from netc.backends.form import Mode
 from netc.layer import Buffers
@@ -100,7 +100,7 @@ def test_weights_packed_once_serve_until_they_are_packed_again(layout: str) -> N
     opened, node = engine(), graph.nodes[1]
     geometry = convolution(node.layer)
     assert geometry is not None
-    mode, layouts = Mode(backward=False, layout=layout), (layout, layout)
+    mode, layouts = Mode(backward=False, layout=layout), Layouts(layout, layout)
     form = FiltersForm([node], mode, opened, "convolution", geometry, layouts, packs_once=True)
     weight = np.ones((16, 8, 3, 3), np.float32)
     top = aligned(pack(np.zeros(node.outputs[0].shape, np.float32), layout, opened.block))
@@ -114,3 +114,10 @@ def test_weights_packed_once_serve_until_they_are_packed_again(layout: str) -> N
         forward()
         found.append(float(top.reshape(-1)[0]))
     assert found == [0, 72, 72, 144]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("options", ["", "bias_term: false"])
+def test_fresh_gradients_are_written(layout: str, options: str) -> None:
+    graph = build(conv(f"num_output: 16 kernel_size: 3 {options}"), (2, 8, 9, 9))
+    assert FormCase(make_convolution, graph, layout, fresh=True).check().writes_fresh

@@ -44,3 +44,11 @@ def test_inference(layout: str, followers: tuple[str, ...], options: str) -> Non
 def test_images_get_no_gradient() -> None:
     graph = build(chain(("Scale", "ReLU"), "bias_term: false"), (4, 3, 6, 5))
     FormCase(make_convolution_batch_norm, graph, NHWC, low=0.1, wanted=[False]).check()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_fresh_gradients_are_written(layout: str) -> None:
+    graph = build(chain(("Scale", "ReLU"), "bias_term: false"), (4, 8, 6, 5))
+    graph.nodes[2].param_needs_grad = [False] * 3  # of the statistics
+    case = FormCase(make_convolution_batch_norm, graph, layout, low=0.1, fresh=True)
+    assert case.check().writes_fresh

@@ -43,3 +43,9 @@ def test_relu_rides_along(top: str, slope: float, options: str) -> None:
 
 def test_inference() -> None:
     FormCase(make_inner_product, build(dense("num_output: 9"), (1, 8)), "plain", backward=False).check()
+
+
+@pytest.mark.parametrize("options", ["num_output: 9", "num_output: 9 bias_term: false transpose: true"])
+def test_fresh_gradients_are_written(options: str) -> None:
+    graph = build(dense(options), (6, 8))
+    assert FormCase(make_inner_product, graph, "plain", fresh=True).check().writes_fresh

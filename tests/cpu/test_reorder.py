@@ -12,7 +12,7 @@ from netc.layer import Buffers
 from tests.cpu.form_case import LAYOUTS, aligned, allocate, build, engine, pack, unpack
 
 
-@pytest.mark.parametrize(("source", "target"), itertools.permutations(LAYOUTS, 2))
+@pytest.mark.parametrize(("source", "target"), list(itertools.permutations(LAYOUTS, 2)))
 @pytest.mark.parametrize("shape", [(2, 16, 4, 5), (3, 5, 4, 1), (1, 1, 1, 1)])
 def test_there_and_back(source: str, target: str, shape: tuple[int, ...]) -> None:
     opened = engine()

@@ -7,6 +7,7 @@ import logging
 import os
 import random
 import shutil
+import tracemalloc
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ import pytest
 from netc.errors import NetcError
 from netc.proto import netc_pb2 as pb
 from netc.runtime import OutputValue
-from netc.schema.state import read_state
+from netc.schema.state import SolverState, read_state
 from netc.solver import Hook, Solver, get_solver, latest
 from netc.solver.side_file import read_side_state
 from netc.solver.snapshot import side_path
@@ -382,3 +383,52 @@ def test_a_side_file_without_its_end_or_of_no_version_is_noticed(train_folder: P
         side.write_text(bad)
         with pytest.raises(NetcError, match="side file cannot be read"):
             get_solver("train_solver.prototxt").restore("snap_iter_10.solverstate")
+
+
+def net_of_layers(layers: int, outputs: int, inputs: int) -> str:
+    shape = f"shape {{ dim: 1 dim: {inputs} }}"
+    text = f'layer {{ name: "x" type: "DummyData" top: "x" dummy_data_param {{ {shape} }} }}\n'
+    for n in range(layers):
+        text += (
+            f'layer {{ name: "ip{n}" type: "InnerProduct" bottom: "x" top: "y{n}" inner_product_param {{'
+            f' num_output: {outputs} bias_term: false weight_filler {{ type: "uniform" }} }} }}\n'
+        )
+    return text
+
+
+@pytest.mark.parametrize("snapshot_format", ["BINARYPROTO", "HDF5"])
+@pytest.mark.parametrize("side", [True, False], ids=["with a side file", "without one"])
+def test_weights_are_read_one_parameter_after_another(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, snapshot_format: str, side: bool
+) -> None:
+    layers, outputs, inputs = 8, 256, 1024
+    parameter = outputs * inputs * 4
+    (folder / "net.prototxt").write_text(net_of_layers(layers, outputs, inputs))
+    (folder / "solver.prototxt").write_text(
+        'net: "net.prototxt" base_lr: 1 lr_policy: "fixed" random_seed: 1 snapshot_prefix: "snap"'
+        f" snapshot_format: {snapshot_format} solver_mode: CPU"
+    )
+    solver = Solver("solver.prototxt")
+    path = solver.snapshot()
+    if not side:
+        side_path(path).unlink()
+    other = Solver("solver.prototxt")
+    other.net.parameters.data[...] = 0
+    held = 0
+
+    def read_the_history(path: str) -> SolverState:
+        nonlocal held
+        state = read_state(path)
+        held, _ = tracemalloc.get_traced_memory()
+        tracemalloc.reset_peak()
+        return state
+
+    monkeypatch.setattr("netc.solver.snapshot.read_state", read_the_history)
+    tracemalloc.start()
+    try:
+        other.restore(path)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert layers * parameter < held < peak < held + 4 * parameter
+    np.testing.assert_array_equal(other.net.parameters.data, solver.net.parameters.data)

@@ -16,7 +16,7 @@ from netc.backends.cpu.onednn import open_engine
 from netc.backends.cpu.reorder import ReorderForm
 from netc.backends.cpu.threads import set_threads
 from netc.backends.cpu.update import make_update
-from netc.backends.form import NHWC, PLAIN, Form, Maker, Mode
+from netc.backends.form import BLOCKED, NHWC, PLAIN, Form, Maker, Mode
 from netc.backends.update_spec import Update, UpdateSpec
 from netc.cores import thread_count
 from netc.errors import NetcError
@@ -47,8 +47,8 @@ class CpuBackend(Backend):
     def form(self, maker: Maker, nodes: Sequence[Node], mode: Mode) -> Form | None:
         return maker(nodes, mode, self._engine)
 
-    def layout(self, keep_all: bool) -> str:
-        return PLAIN if keep_all or self._engine is None else NHWC
+    def layouts(self, keep_all: bool) -> Sequence[str]:
+        return (PLAIN,) if keep_all or self._engine is None else (NHWC, BLOCKED)
 
     def elements(self, shape: Shape, layout: str) -> int:
         return elements_of(shape, layout, self._engine.block if self._engine else 1)

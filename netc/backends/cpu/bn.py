@@ -92,6 +92,8 @@ class BatchNormForm(Form):
     ) -> None:
         super().__init__(nodes)
         self.engine, self.what = engine, what
+        # The statistics have no gradients: where some are wanted all the same, they must be zeroed before.
+        self.writes_fresh = not any(self.param_needs_grad[:STATISTICS])
         self.training = mode.backward and self.needs_backward
         self.keeps_bottom = in_place and self.training and any((*self.input_needs_grad, self._learns))
         self.bottom_layouts = self.top_layouts = (layout,)
@@ -171,10 +173,11 @@ class BatchNormForm(Form):
             if place is not None and kind == kinds.BACKWARD:
                 arguments[number] = routine.temporary(name, self.channels)
                 if self.param_needs_grad[place]:
-                    sums.append((arguments[number], routine.operand(name, self.channels)))
+                    add = not self.fresh[place]
+                    sums.append((arguments[number], routine.operand(name, self.channels), add))
         routine.add_as_given(primitive, arguments)
-        for source, target in sums:
-            routine.reorder(source, target, add=True)
+        for source, target, add in sums:
+            routine.reorder(source, target, add=add)
 
     def _operands(self, routine: Routine) -> dict[int, str]:
         """The arguments that both directions have."""

@@ -14,7 +14,7 @@ import numpy as np
 from netc.backends.cpu.bn import STATISTICS, BatchNormForm, Normalisation, take_global
 from netc.backends.cpu.chain import in_sequence
 from netc.backends.cpu.conv import CONVOLUTIONS, make_convolution
-from netc.backends.cpu.filters import FiltersForm, in_best_layout
+from netc.backends.cpu.filters import FiltersForm, Layouts, in_best_layout
 from netc.backends.cpu.geometry import Geometry, convolution
 from netc.backends.cpu.onednn import Attributes, Descriptor, Engine, Refused, Routine, kinds
 from netc.backends.form import Form, Maker, Mode, Run
@@ -31,6 +31,7 @@ class ConvolutionBatchNormForm(Form):
     def __init__(self, nodes: Sequence[Node], first: FiltersForm, second: BatchNormForm) -> None:
         super().__init__(nodes)
         self.parts = (first, second)
+        self.writes_fresh = first.writes_fresh and second.writes_fresh
         self.first_params = len(first.params)
         self.bottom_layouts, self.top_layouts = first.bottom_layouts, second.top_layouts
         self.saved = {BETWEEN: Scratch((first.top.nbytes,), np.uint8), **_both(first.saved, second.saved)}
@@ -74,7 +75,7 @@ class ScaledConvolutionForm(FiltersForm):
         engine: Engine,
         what: Normalisation,
         geometry: Geometry,
-        layouts: tuple[str, str],
+        layouts: Layouts,
     ) -> None:
         self.what = what
         self.factor = Descriptor.strided(engine, (1, geometry.top[1], *[1] * (len(geometry.top) - 2)))
@@ -139,7 +140,7 @@ def make_convolution_batch_norm(nodes: Sequence[Node], mode: Mode, engine: Engin
         return None
     if not mode.backward and not what.layer.from_batch:
         make = partial(ScaledConvolutionForm, nodes, mode, engine, what)
-        if scaled := in_best_layout(convolution, nodes, mode, make):
+        if scaled := in_best_layout(convolution, nodes, mode, engine, make):
             return scaled
     first = make_convolution(nodes[:1], mode, engine)
     if not isinstance(first, FiltersForm):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from netc.backends.cpu.activation import add_relu_backward, relu_can_end, slope_of
 from netc.backends.cpu.chain import fits
 from netc.backends.cpu.geometry import Geometry
-from netc.backends.cpu.layout import IMAGE_CHANNELS, descriptor_of, layout_for
+from netc.backends.cpu.layout import IMAGE_CHANNELS, WASTE, descriptor_of, filled, layout_for
 from netc.backends.cpu.onednn import (
     Attributes,
     Descriptor,
@@ -22,9 +23,18 @@ from netc.backends.cpu.onednn import (
 )
 from netc.backends.form import NHWC, PLAIN, Form, Mode, Run
 from netc.graph import Node
-from netc.layer import Array, Buffers
+from netc.layer import Array, Buffers, Shape
 from netc.layer.conv import SlidingFilters
 from netc.passes.memory import ALIGNMENT
+
+
+@dataclass(frozen=True)
+class Layouts:
+    """How bottom and top lie. inside: what plain ones are brought into for a primitive; None: its choice."""
+
+    bottom: str
+    top: str
+    inside: str | None = None
 
 
 class FiltersForm(Form):
@@ -45,7 +55,7 @@ class FiltersForm(Form):
         engine: Engine,
         kind: str,
         geometry: Geometry,
-        layouts: tuple[str, str],
+        layouts: Layouts,
         packs_once: bool = False,
     ) -> None:
         super().__init__(nodes)
@@ -54,8 +64,8 @@ class FiltersForm(Form):
         self.algorithm = kinds.CONVOLUTION_DIRECT if kind == "convolution" else kinds.DECONVOLUTION_DIRECT
         self.slope = self._slope()
         self.biased = len(self.node.params) > 1
-        self.bottom_layouts, self.top_layouts = layouts[:1], layouts[1:]
-        self._describe_operands()
+        self.bottom_layouts, self.top_layouts = (layouts.bottom,), (layouts.top,)
+        self._describe_operands(layouts)
         self.primitive = self._describe_forward(mode.backward)
         self.packed = self._packed_memory() if packs_once else None
         self.forward_routine = self._forward_routine()
@@ -67,7 +77,7 @@ class FiltersForm(Form):
             self.backward_workspace = self.backward_routine.workspace
             self.backward_bottoms = (0,) if any(self.param_needs_grad) else ()
             self.backward_tops = () if self.slope is None else (0,)
-        self.variant = f"onednn {self.primitive.implementation} {layouts[0]} to {layouts[1]}"
+        self.variant = f"onednn {self.primitive.implementation} {layouts.bottom} to {layouts.top}"
 
     @property
     def is_slow(self) -> bool:
@@ -115,17 +125,23 @@ class FiltersForm(Form):
     def flops(self) -> int:
         return self.geometry.flops
 
-    def _describe_operands(self) -> None:
+    def _describe_operands(self, layouts: Layouts) -> None:
         """How the operands lie, and how the primitives may take them."""
         engine, geometry = self.engine, self.geometry
-        (bottom_layout,), (top_layout,) = self.bottom_layouts or (), self.top_layouts or ()
-        self.bottom = descriptor_of(engine, geometry.bottom, bottom_layout)
-        self.top = descriptor_of(engine, geometry.top, top_layout)
+        self.bottom = descriptor_of(engine, geometry.bottom, layouts.bottom)
+        self.top = descriptor_of(engine, geometry.top, layouts.top)
         self.weight = Descriptor.strided(engine, geometry.weight, geometry.weight_strides)
         self.bias = Descriptor.strided(engine, geometry.bias)
-        self.inner_bottom = Descriptor.any(engine, geometry.bottom) if bottom_layout == PLAIN else self.bottom
-        self.inner_top = Descriptor.any(engine, geometry.top) if top_layout == PLAIN else self.top
+        images = geometry.bottom[1] <= IMAGE_CHANNELS
+        self.inner_bottom = self._inside(geometry.bottom, layouts.bottom, None if images else layouts.inside)
+        self.inner_top = self._inside(geometry.top, layouts.top, layouts.inside)
         self.inner_weight = Descriptor.any(engine, geometry.weight)
+
+    def _inside(self, shape: Shape, layout: str, inside: str | None) -> Descriptor:
+        """How a primitive takes a value: as it lies, unless it lies plain."""
+        if layout != PLAIN:
+            return descriptor_of(self.engine, shape, layout)
+        return descriptor_of(self.engine, shape, inside) if inside else Descriptor.any(self.engine, shape)
 
     def _describe_forward(self, training: bool) -> PrimitiveDescriptor:
         return describe(
@@ -216,17 +232,18 @@ def make_filters(
     if len(nodes) > 1 and not relu_can_end(nodes):
         return None
 
-    def make(geometry: Geometry, layouts: tuple[str, str]) -> FiltersForm:
+    def make(geometry: Geometry, layouts: Layouts) -> FiltersForm:
         return FiltersForm(nodes, mode, engine, kind, geometry, layouts)
 
-    return in_best_layout(geometry_of, nodes, mode, make)
+    return in_best_layout(geometry_of, nodes, mode, engine, make)
 
 
 def in_best_layout(
     geometry_of: Callable[[SlidingFilters], Geometry | None],
     nodes: Sequence[Node],
     mode: Mode,
-    make: Callable[[Geometry, tuple[str, str]], FiltersForm],
+    engine: Engine,
+    make: Callable[[Geometry, Layouts], FiltersForm],
 ) -> FiltersForm | None:
     """What `make` makes of the layouts of bottom and top, for the first that have a fast primitive."""
     layer = nodes[0].layer
@@ -236,7 +253,7 @@ def in_best_layout(
     geometry = geometry_of(layer)
     if geometry is None:
         return None
-    for layouts in _layouts(layer, nodes[0], mode):
+    for layouts in _layouts(layer, nodes[0], mode, engine.block):
         try:
             form = make(geometry, layouts)
         except Refused:
@@ -246,13 +263,18 @@ def in_best_layout(
     return None
 
 
-def _layouts(layer: SlidingFilters, node: Node, mode: Mode) -> Iterator[tuple[str, str]]:
-    """The layouts of bottom and top to try, the best first."""
+def _layouts(layer: SlidingFilters, node: Node, mode: Mode, block: int) -> Iterator[Layouts]:
+    """The layouts to try, the best first."""
+    shape = node.inputs[0].shape
+    images = shape[layer.axis] <= IMAGE_CHANNELS
     wanted = layout_for(node.inputs[0], mode) if layer.axis == 1 else PLAIN
-    # Images whose gradient nobody wants stay plain.
-    if node.inputs[0].shape[layer.axis] <= IMAGE_CHANNELS and not any(node.input_needs_grad):
-        yield PLAIN, wanted
-    yield wanted, wanted
     if wanted != PLAIN:
-        yield NHWC, NHWC
-    yield PLAIN, PLAIN
+        if images and not any(node.input_needs_grad):  # they stay plain
+            yield Layouts(PLAIN, wanted)
+        yield Layouts(wanted, wanted)
+        yield Layouts(NHWC, NHWC)
+    if layer.axis == 1 and len(shape) == 4:
+        sizes = [node.outputs[0].shape[1], *([] if images else shape[1:2])]
+        if any(filled(size, block) > 1 + WASTE for size in sizes):
+            yield Layouts(PLAIN, PLAIN, NHWC)
+    yield Layouts(PLAIN, PLAIN)

@@ -66,10 +66,10 @@ def best_layout(graph: Graph, block: int) -> str:
         cells = count(node.params[0].shape[1:]) * count(node.outputs[0].shape[2:])
         work += filters * cells
         image = channels <= IMAGE_CHANNELS
-        padded += filters * cells * _filled(filters, block) * (1 if image else _filled(channels, block))
+        padded += filters * cells * filled(filters, block) * (1 if image else filled(channels, block))
     return NHWC if padded > (1 + WASTE) * work else BLOCKED
 
 
-def _filled(channels: int, block: int) -> float:
+def filled(channels: int, block: int) -> float:
     """How many times as many channels their blocks have."""
     return -(-channels // block) * block / channels

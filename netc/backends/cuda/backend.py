@@ -59,6 +59,9 @@ class CudaBackend(Backend):
     def active(self) -> AbstractContextManager[None]:
         return self.device.active()
 
+    def preparing(self) -> AbstractContextManager[None]:
+        return self.device.loading_together()
+
     def record(self, steps: Sequence[Step]) -> Sequence[Step]:
         return record_steps(self.device, steps)
 

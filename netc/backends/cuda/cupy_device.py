@@ -6,6 +6,7 @@ import functools
 import importlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -94,6 +95,8 @@ class CupyGraph(Graph):
 class CupyDevice(Device):
     """GPU number `index`. Raises NetcError where there is none of this number, or none at all."""
 
+    has_clock = True
+
     def __init__(self, index: int = 0) -> None:
         super().__init__()
         self._cupy = self.xp = cupy = import_cupy()
@@ -114,6 +117,7 @@ class CupyDevice(Device):
             processors=found["multiProcessorCount"],
             memory_bytes=found["totalGlobalMem"],
             shared_bytes=found["sharedMemPerBlockOptin"],
+            model=found["name"].decode(),
         )
         self._device = cupy.cuda.Device(index)
         with self._device:
@@ -183,13 +187,15 @@ class CupyDevice(Device):
             self._runtime.memsetAsync(memory.address, byte, memory.nbytes, self.stream.ptr)
 
     # ---- work ----
-    def _load(self, variant: Variant) -> Kernel:
-        path = build_cubin(_compiler(), variant, variant.target(self.properties.architecture))
+    def _build(self, variant: Variant) -> Path:
+        return build_cubin(_compiler(), variant, variant.target(self.properties.architecture))
+
+    def _open(self, variant: Variant, path: Path) -> object:
         with self.active():
             function = self._cupy.RawModule(path=str(path)).get_function(kernel_symbol(path))
             if variant.shared_bytes > STATIC_SHARED_BYTES:
                 function.max_dynamic_shared_size_bytes = variant.shared_bytes
-        return Kernel(variant, function)
+        return function
 
     def _launch(
         self, kernel: Kernel, grid: Grid, block: Grid, arguments: Sequence[Argument], shared_bytes: int
@@ -246,6 +252,16 @@ class CupyDevice(Device):
         self._refuse_in_capture("wait for the device")
         with self.active():
             self.stream.synchronize()
+
+    def elapsed(self, run: Callable[[], None]) -> float:
+        self._refuse_in_capture("time work")
+        with self.active():
+            begin, end = self._cupy.cuda.Event(), self._cupy.cuda.Event()
+            begin.record(self.stream)
+            run()
+            end.record(self.stream)
+            end.synchronize()
+            return float(self._cupy.cuda.get_elapsed_time(begin, end)) / 1000
 
     def _begin_capture(self) -> Callable[[], Graph]:
         with self.active():

@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -17,6 +18,7 @@ import numpy as np
 
 from netc.backends.cuda.arrays import ArrayTable, Owner
 from netc.backends.cuda.kernel import Kernel, Variant
+from netc.backends.cuda.loader import Loader
 from netc.backends.cuda.memory import Allocation, Memory
 from netc.errors import NetcError
 
@@ -31,7 +33,8 @@ GIB = 1 << 30
 class DeviceProperties:
     """What decides which kernels fit and how they are launched.
 
-    The limits that have a value here are the same on all GPUs since sm_75.
+    name: of this device; model: of all that are like it. The limits that have a value here are the same on
+    all GPUs since sm_75.
     """
 
     name: str
@@ -39,6 +42,7 @@ class DeviceProperties:
     processors: int  # streaming multiprocessors
     memory_bytes: int
     shared_bytes: int  # most dynamic and static shared memory of a block
+    model: str = "emulated"
     static_shared_bytes: int = 48 * 1024
     threads: int = 1024
     block: Grid = (1024, 1024, 64)
@@ -81,12 +85,13 @@ class Device(ABC):
 
     properties: DeviceProperties
     xp: ModuleType  # the array module of its memory
+    has_clock: bool = False  # whether it can tell how long work takes
 
     def __init__(self) -> None:
         self.capturing = False
         self._arrays = ArrayTable(self.free)
         self._traced: list[str] | None = None
-        self._kernels: dict[Variant, Kernel] = {}
+        self._loader = Loader(self._build, self._open)
 
     # ---- memory ----
     def allocate(self, nbytes: int, name: str = "memory") -> Memory:
@@ -181,10 +186,16 @@ class Device(ABC):
 
         While capturing, only kernels that have been loaded before are there: loading one works on the device.
         """
-        if variant not in self._kernels:
+        if not self._loader.has(variant):
             self._refuse_in_capture(f"load kernel {variant.name}")
-            self._kernels[variant] = self._load(variant)
-        return self._kernels[variant]
+        return self._loader.load(variant)
+
+    def loading_together(self) -> AbstractContextManager[None]:
+        """Kernels loaded in this context are compiled at the same time; at its end all are ready.
+
+        One that does not compile raises NetcError then.
+        """
+        return self._loader.together()
 
     def launch(
         self,
@@ -208,6 +219,9 @@ class Device(ABC):
         if self._traced is not None:
             self._traced.append(f"{kernel.name} [{grid[0] * grid[1] * grid[2]}]")
             return
+        if kernel.handle is None:
+            self._refuse_in_capture(f"load kernel {kernel.name}")
+            self._loader.finish(kernel)
         self._launch(kernel, grid, block, arguments, shared)
 
     @abstractmethod
@@ -217,6 +231,10 @@ class Device(ABC):
     @abstractmethod
     def synchronise(self) -> None:
         """Returns when all work asked for so far is done."""
+
+    def elapsed(self, run: Callable[[], None]) -> float:
+        """Does some work and returns how many seconds the device took; only where it `has_clock`."""
+        raise NotImplementedError
 
     @contextmanager
     def tracing(self) -> Iterator[list[str]]:
@@ -281,7 +299,12 @@ class Device(ABC):
     def _fill(self, memory: Memory, byte: int) -> None: ...
 
     @abstractmethod
-    def _load(self, variant: Variant) -> Kernel: ...
+    def _build(self, variant: Variant) -> Path:
+        """Compiles a kernel to a file, or finds it compiled; in any thread."""
+
+    @abstractmethod
+    def _open(self, variant: Variant, path: Path) -> object:
+        """The handle of a compiled kernel."""
 
     @abstractmethod
     def _launch(

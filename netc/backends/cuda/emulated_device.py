@@ -8,6 +8,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 
@@ -168,9 +169,12 @@ class EmulatedDevice(Device):
                 self._runtime.emu_mark_defined(address, nbytes, defined)
 
     # ---- work ----
-    def _load(self, variant: Variant) -> Kernel:
+    def _build(self, variant: Variant) -> Path:
         check_registers(variant, self.properties.architecture)
-        library = KernelLibrary(build_kernel(variant, self.check))
+        return build_kernel(variant, self.check)
+
+    def _open(self, variant: Variant, path: Path) -> object:
+        library = KernelLibrary(path)
         if library.static_shared_bytes > self.properties.static_shared_bytes:
             raise NetcError(
                 f"kernel {variant.name} has too much static shared memory",
@@ -178,7 +182,7 @@ class EmulatedDevice(Device):
                 found=f"{library.static_shared_bytes:,} bytes",
                 remedy="use dynamic shared memory",
             )
-        return Kernel(variant, library)
+        return library
 
     def gemm(self, product: Product, a: Memory, b: Memory, c: Memory, bias: Memory | None = None) -> None:
         launch_gemm(self, product, a, b, c, bias)

@@ -43,12 +43,15 @@ class Variant:
         return kernels_folder() / self.file  # an absolute path stays as it is
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Kernel:
-    """A variant compiled for a device: what `Device.launch` takes. `handle` is the device's own."""
+    """A variant compiled for a device: what `Device.launch` takes.
+
+    `handle` is the device's own, None while the kernel is being compiled.
+    """
 
     variant: Variant
-    handle: object
+    handle: object = None
 
     @property
     def name(self) -> str:

@@ -1,0 +1,140 @@
+"""Which layout a net computes fastest in: measured once on arrays of its own, and remembered on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from netc.backends.backend import Backend
+from netc.backends.cuda.cache_folder import cache_folder
+from netc.cores import thread_count
+from netc.errors import NetcError
+from netc.graph import Graph
+from netc.layer import Layer
+from netc.proto import netc_pb2 as pb
+from netc.runtime.program import Arena, Demand, ParamArrays, Program, compile_program
+from netc.runtime.states import States
+from netc.version import __version__
+
+log = logging.getLogger(__name__)
+
+LEAST_FLOPS: Final = 50_000_000  # of a pass forward: below, a choice gains less than it takes
+PASSES: Final = 3  # the least time of so many counts, after one that is not counted
+
+
+def choose_layout(make_graph: Callable[[], Graph], demand: Demand, backend: Backend) -> str:
+    """The layout for a net's program.
+
+    Where a backend has several, each is tried on a program of its own, with parameters of zeros; the answer
+    is remembered for this net, batch, machine and number of threads. Small nets, nets with layers that touch
+    more than their blobs, and `deterministic` backends take the first.
+    """
+    layouts = backend.layouts(demand.keep_all)
+    if len(layouts) == 1 or backend.deterministic:
+        return layouts[0]
+    graph = make_graph()
+    if not all(map(_is_harmless, (node.layer for node in graph.nodes))):
+        return layouts[0]
+    path = cache_folder("layouts") / f"{_key(graph, demand, backend)}.json"
+    remembered = _read(path)
+    if remembered is not None and remembered in layouts:
+        return remembered
+    first = _compile(graph, demand, backend, layouts[0])
+    if sum(form.flops() for form in first.forms) < LEAST_FLOPS:
+        return layouts[0]
+    try:
+        times = {layouts[0]: _time(first, demand)}
+        del first
+        for layout in layouts[1:]:
+            times[layout] = _time(_compile(make_graph(), demand, backend, layout), demand)
+    except NetcError as error:  # what is wrong with the net shows again, and better, when it runs
+        log.debug("layouts cannot be compared: %s", error)
+        return layouts[0]
+    best = min(times, key=lambda layout: times[layout])
+    shown = ", ".join(f"{layout} {1e3 * seconds:.1f} ms" for layout, seconds in times.items())
+    log.info("Layout of net %r: %s (a pass takes %s)", graph.name, best, shown)
+    _write(path, best)
+    return best
+
+
+def _is_harmless(layer: Layer) -> bool:
+    """Whether a layer does nothing but compute its tops and gradients, and can do so from zeros."""
+    effects = type(layer).attach is not Layer.attach or layer.shapes_by_value
+    return not effects and (bool(layer.top_shapes) or layer.type == "Silence" or not layer.bottom_shapes)
+
+
+def _key(graph: Graph, demand: Demand, backend: Backend) -> str:
+    """What the answer hangs on."""
+    facts = [
+        __version__,
+        backend.name,
+        backend.math,
+        platform.processor() or platform.machine(),
+        _processor(),
+        str(thread_count()),
+        str((demand.backward, demand.fresh, np.dtype(demand.dtype).str)),
+        *(str(value.shape) for value in graph.values()),
+    ]
+    content = graph.definition.SerializeToString(deterministic=True)
+    return hashlib.sha256(content + "\n".join(facts).encode()).hexdigest()[:32]
+
+
+def _processor() -> str:
+    """The processor's name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return ""
+    return next((line for line in lines if line.startswith("model name")), "")
+
+
+def _compile(graph: Graph, demand: Demand, backend: Backend, layout: str) -> Program:
+    """The program of a graph over parameters and states of its own, all zeros."""
+    params = {}
+    for param in graph.params():
+        data, diff = (np.zeros(param.shape, demand.dtype) for _ in range(2))
+        params[param.layer, param.index] = ParamArrays(data, diff)
+    states = States()
+    states.fit(graph, backend, demand.dtype)
+    return compile_program(graph, demand, backend, Arena(backend), params, states, layout)
+
+
+def _time(program: Program, demand: Demand) -> float:
+    """The seconds of a pass forward, and backward where that is asked for."""
+    backward = demand.backward and program.graph.phase == pb.TRAIN
+    seconds = []
+    for _ in range(1 + PASSES):
+        begin = time.perf_counter()
+        program.forward()
+        if backward:
+            program.backward()
+        seconds.append(time.perf_counter() - begin)
+    return min(seconds[1:])
+
+
+def _read(path: Path) -> str | None:
+    """The remembered answer; None where there is none that can be read."""
+    try:
+        found = json.loads(path.read_text())
+        return str(found["layout"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _write(path: Path, layout: str) -> None:
+    """Remembers an answer; whoever reads meanwhile sees the old file or the new one."""
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}")
+    try:
+        unfinished.write_text(json.dumps({"layout": layout}))
+        unfinished.replace(path)
+    except OSError as error:
+        log.debug("the layout cannot be remembered: %s", error)
