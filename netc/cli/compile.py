@@ -31,6 +31,13 @@ FLAGS = (
     Flag("batch", "int", 0, "The items per pass; 0: as the prototxt says."),
     SHAPE_FLAG,
     Flag("dump", "bool", False, "Print every step of the program, not only its totals."),
+    Flag(
+        "without",
+        "list",
+        [],
+        "Leave out fuse (run chains of layers at once), layout or memory (reuse it).",
+        metavar="NAME,...",
+    ),
     Flag("json", "bool", False, "Print JSON for other programs, in place of the table."),
     *NET_FLAGS,
 )
@@ -48,13 +55,22 @@ def run(flags: Flags) -> int:
     limit_threads(flags)
     backend = choose_device(flags)
     from netc.proto import netc_pb2 as pb
+    from netc.runtime.program import CHOICES
     from netc.schema.net import read_net
     from netc.tools.listing import list_program
     from netc.tools.sketch import Request, sketch
 
     phase = pb.Phase.Value(flags.phase)
     request = Request(phase, flags.level, flags.stage, flags.batch or None, shapes)
-    listing = list_program(sketch(read_net(model), request), backend, backward=phase == pb.TRAIN)
+    without = frozenset(flags.without)
+    if unknown := without - set(CHOICES):
+        raise UsageError(
+            "flag -without names no step of the compilation",
+            expected=", ".join(CHOICES),
+            found=", ".join(sorted(unknown)),
+        )
+    graph = sketch(read_net(model), request)
+    listing = list_program(graph, backend, backward=phase == pb.TRAIN, without=without)
     if flags.json:
         print(json.dumps(asdict(listing), indent=2))
     else:

@@ -98,12 +98,19 @@ class MemoryPlan:
 
 
 def plan_memory(
-    graph: Graph, units: Sequence[Unit], *, backward: bool, keep_all: bool, itemsize: int
+    graph: Graph,
+    units: Sequence[Unit],
+    *,
+    backward: bool,
+    keep_all: bool,
+    itemsize: int,
+    share: bool = True,
 ) -> MemoryPlan:
     """Plans the arena of one graph, whose nodes run as these units.
 
     backward: whether gradients are computed at all; keep_all: every blob stays readable after a pass, so
-    nothing is shared (the outputs and losses always stay); itemsize: bytes of one element of the net's type.
+    no blob shares its bytes (the outputs and losses always stay); itemsize: bytes of one element of the net's
+    type; share: whether buffers that are never alive together may take the same bytes.
     """
     schedule = Schedule(units, backward)
     plan = MemoryPlan(schedule)
@@ -115,6 +122,9 @@ def plan_memory(
     for value in graph.values():
         if value.loss_weight or value in graph.outputs:
             lifetimes.use_value(value, "data", schedule.end)
+    if not share:
+        for buffer in plan.buffers.values():
+            buffer.first, buffer.last = -1, schedule.end
     plan.unshared_bytes = sum(buffer.nbytes for buffer in plan.buffers.values())
     plan.arena_bytes = place(plan.buffers.values())
     return plan

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from netc.backends.backend import Backend
-from netc.backends.form import Form, Mode, Run
+from netc.backends.form import PLAIN, Form, Mode, Run
 from netc.backends.layout import view
 from netc.backends.selection import select_forms
 from netc.backends.step import Step
@@ -55,6 +55,10 @@ class Demand:
     keep_all: bool = True  # every blob stays readable after a pass; else only outputs and losses
     poison: bool = False  # fill what is freed with NaN after every step: a check of the plan
     dtype: Any = np.float32
+    without: frozenset[str] = frozenset()  # of `CHOICES`
+
+
+CHOICES = ("fuse", "layout", "memory")  # what a compilation does beyond what it must, and can leave
 
 
 @dataclass(frozen=True)
@@ -379,11 +383,21 @@ def compile_program(
     layout: what forms are asked to work in; None for the backend's first choice.
     """
     itemsize = np.dtype(demand.dtype).itemsize
-    layout = layout or backend.layouts(demand.keep_all)[0]
+    plain = "layout" in demand.without
+    layout = PLAIN if plain else layout or backend.layouts(demand.keep_all)[0]
     mode = Mode(demand.backward, demand.fresh, layout, backend.math, backend.deterministic)
-    forms = select_forms(graph, backend, mode, fuse=not demand.keep_all)
-    plan = plan_memory(graph, forms, backward=demand.backward, keep_all=demand.keep_all, itemsize=itemsize)
+    fuse = not demand.keep_all and "fuse" not in demand.without
+    forms = select_forms(graph, backend, mode, fuse=fuse)
+    plan = plan_memory(
+        graph,
+        forms,
+        backward=demand.backward,
+        keep_all=demand.keep_all,
+        itemsize=itemsize,
+        share="memory" not in demand.without,
+    )
     memory = backend.allocate(plan.arena_bytes) if demand.keep_all else arena.reserve(plan.arena_bytes)
     program = Program(graph, forms, plan, memory, demand, backend, params)
-    program.bind(states)
+    with backend.preparing():
+        program.bind(states)
     return program

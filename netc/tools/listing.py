@@ -48,9 +48,14 @@ class Listing:
     parameter_bytes: int
 
 
-def list_program(sketched: Sketch, backend: Backend, *, backward: bool, keep_all: bool = False) -> Listing:
-    """Compiles a sketched net for a backend and lists the program; it is not run. Raises NetcError."""
-    graph, demand = sketched.graph, Demand(backward=backward, keep_all=keep_all)
+def list_program(
+    sketched: Sketch, backend: Backend, *, backward: bool, without: frozenset[str] = frozenset()
+) -> Listing:
+    """Compiles a sketched net for a backend and lists the program; it is not run.
+
+    without: which of `netc.runtime.program.CHOICES` to leave. Raises NetcError.
+    """
+    graph, demand = sketched.graph, Demand(backward=backward, keep_all=False, without=without)
     store, states = ParamStore(graph, {}, backend, np.float32, seed=1), States()
     states.fit(graph, backend, np.float32)
     costs = graph_costs(graph)
