@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from netc.backends.form import PLAIN, Form, Maker, Mode, ReferenceForm
+from netc.backends.form import PLAIN, Form, Maker, Mode, ReferenceForm, Run
 from netc.backends.step import Step
 from netc.backends.update_spec import Update, UpdateSpec
+from netc.data import Source
 from netc.errors import NetcError
 from netc.graph import Node
 from netc.layer import Array, Shape
@@ -30,6 +31,7 @@ class Backend(ABC):
     name: str
     xp: ModuleType
     maths: tuple[str, ...] = ("fp32",)
+    scaled_maths: tuple[str, ...] = ()  # those in whose products small gradients vanish: the loss is scaled
     # Whether gradients given anew cost less than clearing all of them at once and adding to them.
     gives_fresh: bool = False
 
@@ -103,6 +105,13 @@ class Backend(ABC):
     def trace(self, step: Step) -> Sequence[str]:
         """What a step asks for, piece by piece, for those who look at the program; it is not run."""
         return ()
+
+    def feed_images(self, source: Source, tops: Sequence[Array]) -> Run | None:
+        """What brings the next batch of a source's raw images into the arrays of its tops, each time it runs.
+
+        None where the backend wants batches finished, or the source has no raw ones.
+        """
+        return None
 
     def make_update(
         self, spec: UpdateSpec, data: Array, grad: Array, history: Sequence[Array]

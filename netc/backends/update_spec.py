@@ -31,3 +31,7 @@ class Update(Protocol):
     def apply(self, iteration: int, rate: float) -> None:
         """Clips, divides by iter_size, regularises, applies the rule and subtracts; the gradients are left
         holding the updates. iteration: the number of updates made before; rate: the learning rate."""
+
+    def apply_scaled(self, iteration: int, rate: float, scale: float) -> bool:
+        """The same for gradients that are `scale` times too large; False, and nothing is changed, where one of
+        them is not a finite number."""

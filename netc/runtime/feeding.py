@@ -7,19 +7,24 @@ from dataclasses import dataclass
 from typing import Any
 
 from netc.backends.backend import Backend
+from netc.backends.form import Run
 from netc.layer import Array, Shape
 from netc.runtime.program import Program
 
 
 @dataclass(frozen=True)
 class Feed:
-    """One data layer of a program: its place among the nodes, its source, and where batches go."""
+    """One data layer of a program: its place among the nodes, its source, and where batches go.
+
+    bring_in: the backend's own way to do that; None: batches come finished and are copied.
+    """
 
     place: int
     name: str
     source: Any
     shapes: tuple[Shape, ...]
     tops: list[Array]
+    bring_in: Run | None
 
     @property
     def coming(self) -> tuple[Shape, ...]:
@@ -33,6 +38,9 @@ class Feed:
 
     def pull(self, backend: Backend) -> None:
         """Brings the next batch in."""
+        if self.bring_in is not None:
+            self.bring_in()
+            return
         for top, batch in zip(self.tops, self.source.next(), strict=True):
             backend.write(top, batch)
 
@@ -40,8 +48,15 @@ class Feed:
 def feeds_of(program: Program, sources: Mapping[str, Any]) -> list[Feed]:
     """The data layers of a program, in order."""
     return [
-        Feed(place, node.name, sources[node.name], tuple(value.shape for value in node.outputs), tops)
+        Feed(
+            place,
+            node.name,
+            source,
+            tuple(value.shape for value in node.outputs),
+            tops,
+            program.backend.feed_images(source, tops),
+        )
         for place, node in enumerate(program.graph.nodes)
         if node.name in sources
-        for tops in [program.buffers[node].tops]
+        for source, tops in [(sources[node.name], program.buffers[node].tops)]
     ]

@@ -97,6 +97,10 @@ class Net:
         )
         self.sources: dict[str, Any] = {}
         self.states = States()
+        self._loss_scale: Array | None = None
+        if self.scales_loss:
+            self._loss_scale = self.backend.allocate(self.demand.dtype().itemsize, "loss scale").view(dtype)
+            self.scale_loss(1.0)
         self._reshaped: dict[str, Array] = {}  # inputs given another shape that the net has not taken yet
         self._source_message = definition
         self._build = Build(
@@ -120,6 +124,19 @@ class Net:
         watch.log_graph(graph)
         for path in [weights] if isinstance(weights, str) else weights or ():
             self.load_weights(path)
+
+    @property
+    def scales_loss(self) -> bool:
+        """Whether gradients can be scaled, as the math of the backend needs it where gradients are small."""
+        return (
+            self.demand.backward
+            and not self.demand.keep_all
+            and self.backend.math in self.backend.scaled_maths
+        )
+
+    def scale_loss(self, scale: float) -> None:
+        """From now on all gradients are `scale` times too large."""
+        self.backend.write(self._loss_scale, np.full(1, scale, self.demand.dtype))
 
     @property
     def name(self) -> str:
@@ -354,7 +371,14 @@ class Net:
         with naming_the_largest(graph.nodes, blob_elements):
             layout = choose_layout(lambda: self._graph(shapes), self.demand, self.backend)
             program = compile_program(
-                graph, self.demand, self.backend, self.arena, self._store.arrays, self.states, layout
+                graph,
+                self.demand,
+                self.backend,
+                self.arena,
+                self._store.arrays,
+                self.states,
+                layout,
+                self._loss_scale,
             )
         log.info("Program of net %r: %s", graph.name, program.plan)
         self._programs[frozenset(shapes.items())] = program

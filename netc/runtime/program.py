@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -102,6 +103,7 @@ class Program:
         self._unwatched: dict[str, Sequence[Step]] = {}
         self._asks_for_shapes = any(node.layer.shapes_by_value for node in self.graph.nodes)
         self.losses: list[tuple[Node, float, Array]] = []
+        self.loss_scale: Array | None = None
 
     def last_value(self, blob: str) -> Value:
         """What a blob holds when a pass is over."""
@@ -199,7 +201,10 @@ class Program:
         if self.demand.keep_all:
             fill_all(seeds)
         elif run and seeds:
-            self.backward_steps.append(Step(Filling(form.nodes), "backward", partial(fill_all, seeds)))
+            fill = partial(fill_all, seeds)
+            if self.loss_scale is not None:
+                fill = partial(fill_scaled, self.backend.xp, self.loss_scale, seeds)
+            self.backward_steps.append(Step(Filling(form.nodes), "backward", fill))
         if run:
             self.backward_steps.append(Step(form, "backward", run))
 
@@ -346,6 +351,12 @@ class Program:
             self.memory[buffer.offset : buffer.offset + buffer.nbytes] = 0xFF  # NaN in every float type
 
 
+def fill_scaled(xp: ModuleType, scale: Array, seeds: list[Seed]) -> None:
+    """Writes the gradients that no layer writes, times the loss scale."""
+    for grad, weight in seeds:
+        xp.multiply(scale.reshape((1,) * grad.ndim), grad.dtype.type(weight), out=grad)
+
+
 def fill_all(seeds: list[Seed]) -> None:
     """Writes the gradients that no layer writes."""
     for grad, weight in seeds:
@@ -377,10 +388,12 @@ def compile_program(
     params: Mapping[tuple[LayerKey, int], ParamArrays],
     states: Mapping[str, Array],
     layout: str | None = None,
+    loss_scale: Array | None = None,
 ) -> Program:
     """Plans the memory of a graph, binds its nodes to it, and makes the steps.
 
-    layout: what forms are asked to work in; None for the backend's first choice.
+    layout: what forms are asked to work in; None for the backend's first choice. loss_scale: one number that
+    the gradients of losses are multiplied by.
     """
     itemsize = np.dtype(demand.dtype).itemsize
     plain = "layout" in demand.without
@@ -398,6 +411,7 @@ def compile_program(
     )
     memory = backend.allocate(plan.arena_bytes) if demand.keep_all else arena.reserve(plan.arena_bytes)
     program = Program(graph, forms, plan, memory, demand, backend, params)
+    program.loss_scale = loss_scale
     with backend.preparing():
         program.bind(states)
     return program

@@ -13,7 +13,7 @@ from netc.graph import Node
 from netc.layer import Shape
 from netc.runtime.blob import Blob
 from netc.runtime.program import ParamArrays
-from netc.schema.layer_keys import LayerKey, Namesake, name_of
+from netc.schema.layer_keys import LayerKey, name_of
 from netc.schema.stored import StoredArray
 from netc.schema.weights import same_shape
 
@@ -58,10 +58,15 @@ def take_weights(
     Raises NetcError, or NetcErrors with every count and shape that disagrees.
     """
     sources = counterparts(params, weights)
-    extra = [layer for layer in weights if _is_extra(layer, layers, sources)]
+    filled = Counter(map(name_of, sources))
+    extra = [
+        layer
+        for layer in weights
+        if name_of(layer) not in layers or (filled[name_of(layer)] > 1 and layer not in sources)
+    ]
     for layer in extra:
         log.info("Ignoring source layer %s", layer, extra={"source": "net.cpp:746"})
-    _say_namesakes(sources, weights, origin)
+    _say_namesakes(filled, weights, origin)
     pairs: list[tuple[Blob, Source]] = []
     missing: list[LayerKey] = []
     errors: list[NetcError] = []
@@ -89,23 +94,14 @@ def take_weights(
             source.read_into(blob.data)
 
 
-def _is_extra(layer: LayerKey, layers: Collection[str], sources: Mapping[LayerKey, LayerKey]) -> bool:
-    """Whether nothing is taken from a layer of a file, for want of layers of its name."""
-    if name_of(layer) not in layers:
-        return True
-    return isinstance(layer, Namesake) and name_of(layer) in sources and layer not in sources.values()
-
-
-def _say_namesakes(sources: Mapping[LayerKey, LayerKey], weights: Iterable[LayerKey], origin: str) -> None:
-    """Logs what becomes of layers of one name, and where Caffe would do otherwise."""
-    held = Counter(map(name_of, weights))
-    filled = Counter(map(name_of, sources))
-    for name, count in held.items():
-        if count > 1 and filled[name] == 1:
-            log.info("%s holds %d layers called %r: the last is taken, as in Caffe", origin, count, name)
-        elif count > 1 and filled[name]:
-            message = "%s holds %d layers called %r, taken in their order; Caffe loads the last into the first"
-            log.info(message, origin, count, name)
+def _say_namesakes(filled: Mapping[str, int], weights: Iterable[LayerKey], origin: str) -> None:
+    """Logs what becomes of a file's layers of one name, and where Caffe would do otherwise."""
+    for name, count in Counter(map(name_of, weights)).items():
+        if count > 1 and filled[name]:
+            how = "taken in their order; Caffe would put the last into the first of the net"
+            if filled[name] == 1:
+                how = "of which the last is taken, as in Caffe"
+            log.info("%s holds %d layers called %r, %s", origin, count, name, how)
 
 
 def _pairs(

@@ -90,6 +90,7 @@ class SideState:
     nets: list[NetState]
     files: list[FileMark]  # the weights, the solver state
     kernels: dict[str, str] = field(default_factory=dict)  # kernel choices by layer
+    loss_scale: dict[str, Any] = field(default_factory=dict)  # of 16-bit training
 
 
 def write_side_state(path: Path, side: SideState) -> None:

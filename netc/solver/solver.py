@@ -18,6 +18,7 @@ from netc.schema.text import format_text
 from netc.schema.weights import check_binary_size
 from netc.solver.definition import own_definition, rule_class
 from netc.solver.hooks import Hook
+from netc.solver.loss_scale import LossScale
 from netc.solver.loss_window import LossWindow
 from netc.solver.nets import NetSpec, test_net_specs, train_net_spec
 from netc.solver.policy import Schedule
@@ -117,9 +118,16 @@ class Solver:
                 say("solver.cpp:190", "Creating test net (#%d) specified by %s", index, spec.origin)
                 self.test_nets.append(self._make_net(spec, seed + 1 + index, self.net))
             self._updater = Updater(self.param, self._rule, self.net.parameters, self.net.backend)
+            self._begin_scaling(LossScale())
         except BaseException:
             self.close()
             raise
+
+    def _begin_scaling(self, scale: LossScale) -> None:
+        """Scales the loss from here on, where the math needs it."""
+        self._loss_scale = scale if self.net.scales_loss else None
+        if self._loss_scale is not None:
+            self.net.scale_loss(self._loss_scale.value)
 
     def _make_net(self, spec: NetSpec, seed: int, train_net: Net | None = None) -> Net:
         net = Net(
@@ -238,7 +246,7 @@ class Solver:
         if display:
             say("sgd_solver.cpp:112", "Iteration %d, lr = %g", self.iter, self.lr)
             self._tell("on_display")
-        self._updater.apply(self.iter, self.lr)
+        self._update()
         self.iter += 1
         self._tell("on_iteration")
         if self._is_due(self.param.snapshot) or self._snapshot_requested:
@@ -251,7 +259,18 @@ class Solver:
         For loops of one's own: `iter` stays what it is.
         """
         self.lr = self._schedule.rate(self.iter)
-        self._updater.apply(self.iter, self.lr)
+        self._update()
+
+    def _update(self) -> None:
+        """One update at the rate of now; none where scaled gradients have overflowed."""
+        if self._loss_scale is None:
+            self._updater.apply(self.iter, self.lr)
+            return
+        scale = self._loss_scale.value
+        applied = self._updater.apply_scaled(self.iter, self.lr, scale)
+        self._loss_scale.note(applied, self.iter)
+        if self._loss_scale.value != scale:
+            self.net.scale_loss(self._loss_scale.value)
 
     def _is_due(self, interval: int) -> bool:
         return interval > 0 and self.iter % interval == 0
@@ -352,6 +371,7 @@ class Solver:
             loss_window=self._window.state(),
             nets=[NetState.of(net) for net in self._nets],
             files=files,
+            loss_scale=self._loss_scale.state() if self._loss_scale else {},
         )
 
     def restore(self, path: str | os.PathLike[str]) -> None:
@@ -407,6 +427,8 @@ class Solver:
             misfits = state.restore(net)
             if misfits:
                 log.warning("not found again in the snapshot or in net %r: %s", net.name, ", ".join(misfits))
+        if side.loss_scale:
+            self._begin_scaling(LossScale(**side.loss_scale))
         window = LossWindow.of_state(side.loss_window)
         if window.size == max(1, self.param.average_loss):
             self._window, self._window_restored = window, True

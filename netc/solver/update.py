@@ -128,6 +128,18 @@ class Updater:
                 )
         return blocks
 
+    def apply_scaled(self, iteration: int, rate: float, scale: float) -> bool:
+        """As `apply`, for gradients of a scaled loss; False, and nothing is changed, where they overflowed."""
+        if self._fast:
+            return self._fast.apply_scaled(iteration, rate, scale)
+        with self.backend.active(), np.errstate(all="ignore"):
+            grad = self.parameters.grad
+            if not bool(self.xp.isfinite(grad).all()):
+                return False
+            self.xp.multiply(grad, 1 / scale, out=grad)
+        self.apply(iteration, rate)
+        return True
+
     def apply(self, iteration: int, rate: float) -> None:
         """Updates the parameters from the gradients summed so far, which are overwritten by the updates.
 

@@ -16,6 +16,7 @@ from netc.backends.cuda.recording import Recording
 from netc.proto import netc_pb2 as pb
 from netc.pycaffe.net_spec import NetSpec, layers, params
 from netc.solver import Solver
+from netc.solver.loss_scale import PATIENCE, LossScale
 
 pytestmark = pytest.mark.cuda
 ITERATIONS = 20
@@ -106,15 +107,18 @@ def inception() -> NetSpec:
     return n
 
 
-def train(net: NetSpec, backend: Backend) -> tuple[Solver, list[float]]:
+def make_solver(net: NetSpec, backend: Backend) -> Solver:
     definition = text_format.Parse(
         'base_lr: 0.01 lr_policy: "fixed" momentum: 0.9 weight_decay: 0.0005 max_iter: 100 random_seed: 5 '
         "snapshot_after_train: false",
         pb.SolverParameter(),
     )
     definition.net_param.CopyFrom(net.to_proto())
-    solver = Solver(definition, backend=backend)
-    losses = []
+    return Solver(definition, backend=backend)
+
+
+def train(net: NetSpec, backend: Backend) -> tuple[Solver, list[float]]:
+    solver, losses = make_solver(net, backend), []
     for _ in range(ITERATIONS):
         solver.step(1)
         losses.append(solver.loss)
@@ -132,3 +136,42 @@ def test_a_net_trains_on_the_device_as_on_the_cpu(fast: EmulatedDevice, make: Ca
     assert all(recording.replays for recording in recordings)
     kernels = [form for form in solver.net.program.forms if form.variant != "reference"]
     assert len(kernels) > 5
+
+
+@pytest.mark.parametrize(("math", "tolerance"), [("tf32", 0.05), ("bf16", 0.3), ("fp16", 0.05)])
+def test_a_net_trains_in_narrow_math(fast: EmulatedDevice, math: str, tolerance: float) -> None:
+    """The losses are near those of fp32 for the first iterations; later, chaos takes them apart."""
+    _, wanted = train(inception(), CpuBackend(fast=False))
+    _, found = train(inception(), CudaBackend(fast, math))
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=tolerance)
+
+
+def test_scaled_gradients_make_the_same_update(fast: EmulatedDevice) -> None:
+    """fp16 scales the loss; with a scale of 1 the parameters after an update are the same to rounding."""
+    scaled, plain = (make_solver(inception(), CudaBackend(fast, "fp16")) for _ in range(2))
+    plain._begin_scaling(LossScale(1.0))
+    for solver in (scaled, plain):
+        solver.step(3)
+    assert scaled._loss_scale is not None
+    assert scaled._loss_scale.held == 3
+    one, other = (solver.net.parameters.data for solver in (scaled, plain))
+    np.testing.assert_allclose(one, other, rtol=0, atol=2e-3 * np.abs(other).max())
+
+
+def test_an_update_that_overflows_is_left_out_and_the_scale_halved(fast: EmulatedDevice) -> None:
+    solver = make_solver(inception(), CudaBackend(fast, "fp16"))
+    solver._begin_scaling(LossScale(2.0**126))
+    before = np.array(solver.net.parameters.data)
+    solver.step(1)
+    assert solver._loss_scale is not None
+    assert solver._loss_scale.value == 2.0**125
+    np.testing.assert_array_equal(solver.net.parameters.data, before)
+    solver._begin_scaling(LossScale())
+    solver.step(1)
+    assert not np.array_equal(solver.net.parameters.data, before)
+
+
+def test_the_scale_is_doubled_after_a_long_run_without_overflow() -> None:
+    scale = LossScale(8.0, held=PATIENCE - 1)
+    scale.note(True, 0)
+    assert (scale.value, scale.held) == (16.0, 0)

@@ -17,6 +17,7 @@ from netc.backends.cpu.onednn import (
     describe,
     kinds,
 )
+from netc.backends.cpu.routine_form import RoutineForm
 from netc.backends.form import Form, Maker, Mode, Run
 from netc.graph import Node
 from netc.layer import Buffers, Layer
@@ -88,26 +89,23 @@ def add_relu_backward(
     routine.add_as_given(primitive, arguments)
 
 
-class ActivationForm(Form):
+class ActivationForm(RoutineForm):
     """y = f(x) for every element; the value keeps the layout that it has."""
 
     def __init__(self, nodes: Sequence[Node], mode: Mode, engine: Engine) -> None:
-        super().__init__(nodes)
+        super().__init__(nodes, engine)
         value = self.inputs[0]
         self.activation = activation = ACTIVATIONS[self.node.type]
         self.bottom_layouts = self.top_layouts = (value.layout,)
         values = descriptor_of(engine, value.shape, value.layout)
         alpha = activation.alpha(self.node.layer)
         primitive = describe_forward(engine, activation.forward, values, alpha)
-        self.forward_routine = Routine(engine)
         self.forward_routine.operand("bottom", values)
         self.forward_routine.operand("top", values)
         self.forward_routine.add_as_given(primitive, {kinds.SOURCE: "bottom", kinds.DESTINATION: "top"})
-        self.forward_workspace = self.forward_routine.workspace
         self.read = kinds.DESTINATION if activation.by_result else kinds.SOURCE
         self.backward_bottoms = () if activation.by_result else (0,)
         self.backward_tops = (0,) if activation.by_result else ()
-        self.backward_routine = Routine(engine)
         for name in ("read", "top_grad", "bottom_grad"):
             self.backward_routine.operand(name, values)
         arguments = {
@@ -118,7 +116,7 @@ class ActivationForm(Form):
         self.backward_routine.add_as_given(
             describe_backward(engine, activation.backward, values, alpha), arguments
         )
-        self.backward_workspace = self.backward_routine.workspace
+        self.take_workspaces()
         self.variant = f"onednn {primitive.implementation}"
 
     def forward(self, b: Buffers) -> Run:
@@ -137,9 +135,10 @@ def make_activation(nodes: Sequence[Node], mode: Mode, engine: Engine) -> Form |
     if not fits(nodes):
         return None
     try:
-        return ActivationForm(nodes, mode, engine)
+        form = ActivationForm(nodes, mode, engine)
     except Refused:
         return None
+    return None if form.is_slow else form
 
 
 FORMS: dict[tuple[str, ...], Maker] = {(type_,): make_activation for type_ in ACTIVATIONS}

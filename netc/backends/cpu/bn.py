@@ -20,6 +20,7 @@ from netc.backends.cpu.onednn import (
     describe,
     kinds,
 )
+from netc.backends.cpu.routine_form import RoutineForm
 from netc.backends.form import Form, Maker, Mode, Run
 from netc.graph import Node
 from netc.layer import Array, Buffers, Scratch
@@ -75,7 +76,7 @@ class Normalisation:
         return flags | (kinds.THEN_RELU if self.relu else 0)
 
 
-class BatchNormForm(Form):
+class BatchNormForm(RoutineForm):
     """A normalisation; the value keeps the layout that it has.
 
     in_place: whether the top is written over the bottom, which is then saved for backward.
@@ -90,8 +91,8 @@ class BatchNormForm(Form):
         layout: str,
         in_place: bool,
     ) -> None:
-        super().__init__(nodes)
-        self.engine, self.what = engine, what
+        super().__init__(nodes, engine)
+        self.what = what
         # The statistics have no gradients: where some are wanted all the same, they must be zeroed before.
         self.writes_fresh = not any(self.param_needs_grad[:STATISTICS])
         self.training = mode.backward and self.needs_backward
@@ -101,20 +102,13 @@ class BatchNormForm(Form):
         self.channels = Descriptor.strided(engine, what.layer.params[0].shape)
         self.primitive = self._describe_forward()
         self.saved = self._saved()
-        self.forward_routine, self.backward_routine = Routine(engine), Routine(engine)
         self._write_forward(self.forward_routine)
         if self.training:
             self._write_backward(self.backward_routine)
-        self.forward_workspace = self.forward_routine.workspace
-        self.backward_workspace = self.backward_routine.workspace
+        self.take_workspaces()
         self.backward_bottoms = () if self.keeps_bottom or not self.training else (0,)
         self.backward_tops: tuple[int, ...] = ()
         self.variant = f"onednn {self.primitive.implementation} {layout}"
-
-    @property
-    def is_slow(self) -> bool:
-        """Whether oneDNN would compute any part of it with its fallback."""
-        return self.forward_routine.is_slow or self.backward_routine.is_slow
 
     @property
     def _learns(self) -> bool:

@@ -14,8 +14,9 @@ from netc.backends.cpu.activation import (
     slope_of,
 )
 from netc.backends.cpu.chain import fits
-from netc.backends.cpu.layout import descriptor_of, layout_of
+from netc.backends.cpu.layout import flat_of, layout_of
 from netc.backends.cpu.onednn import Attributes, Engine, Refused, Routine, describe, kinds
+from netc.backends.cpu.routine_form import RoutineForm
 from netc.backends.form import Form, Maker, Mode, Run
 from netc.graph import Node
 from netc.layer import Buffers
@@ -49,26 +50,23 @@ def add_sum(
         routine.add_as_given(relu, {kinds.SOURCE: target, kinds.DESTINATION: target})
 
 
-class SumForm(Form):
+class SumForm(RoutineForm):
     """y = relu(the sum of coefficient times bottom), where the chain ends with a ReLU, else the sum."""
 
     def __init__(self, nodes: Sequence[Node], layer: Eltwise, engine: Engine) -> None:
-        super().__init__(nodes)
-        self.engine = engine
+        super().__init__(nodes, engine)
         self.coefficients = layer.coefficients
         self.slope = slope_of(self.nodes[-1]) if len(self.nodes) > 1 else None
         layout = layout_of(self.inputs)
         self.bottom_layouts, self.top_layouts = (layout,) * len(self.inputs), (layout,)
         self.backward_bottoms: tuple[int, ...] = ()
         self.backward_tops = () if self.slope is None else (0,)
-        self.values = descriptor_of(engine, self.inputs[0].shape, layout)
-        self.forward_routine, self.backward_routine = Routine(engine), Routine(engine)
+        self.values = flat_of(engine, self.inputs[0].shape, layout)
         sources = [self.forward_routine.operand(f"bottom {i}", self.values) for i in range(len(self.inputs))]
         top = self.forward_routine.operand("top", self.values)
         add_sum(self.forward_routine, self.coefficients, sources, top, self.slope)
         self._write_backward(self.backward_routine)
-        self.forward_workspace = self.forward_routine.workspace
-        self.backward_workspace = self.backward_routine.workspace
+        self.take_workspaces()
         self.variant = f"onednn sum {layout}"
 
     def _write_backward(self, routine: Routine) -> None:
@@ -109,8 +107,9 @@ class SplitForm(Form):
         layout = self.inputs[0].layout
         self.bottom_layouts, self.top_layouts = (layout,), (layout,) * len(self.outputs)
         self.backward_bottoms, self.backward_tops = (), ()
-        self.values = descriptor_of(engine, self.inputs[0].shape, layout)
-        self.backward_workspace = self._routine(list(range(len(self.outputs)))).workspace
+        self.values = flat_of(engine, self.inputs[0].shape, layout)
+        routine = self._routine(list(range(len(self.outputs))))
+        self.backward_workspace, self.is_slow = routine.workspace, routine.is_slow
 
     def forward(self, b: Buffers) -> None:
         """Nothing: the tops are the bottom's memory."""
@@ -145,17 +144,19 @@ def make_eltwise(nodes: Sequence[Node], mode: Mode, engine: Engine) -> Form | No
     if not adds or not fits(nodes) or (len(nodes) > 1 and not relu_can_end(nodes)):
         return None
     try:
-        return SumForm(nodes, layer, engine)
+        form = SumForm(nodes, layer, engine)
     except Refused:
         return None
+    return None if form.is_slow else form
 
 
 def make_split(nodes: Sequence[Node], mode: Mode, engine: Engine) -> Form | None:
     """The form of a split."""
     try:
-        return SplitForm(nodes[0], engine) if fits(nodes) else None
+        form = SplitForm(nodes[0], engine) if fits(nodes) else None
     except Refused:
         return None
+    return None if form is None or form.is_slow else form
 
 
 FORMS: dict[tuple[str, ...], Maker] = {

@@ -21,7 +21,8 @@ from netc.backends.cpu.onednn import (
     describe,
     kinds,
 )
-from netc.backends.form import NHWC, PLAIN, Form, Mode, Run
+from netc.backends.cpu.routine_form import RoutineForm
+from netc.backends.form import NHWC, PLAIN, Mode, Run
 from netc.graph import Node
 from netc.layer import Array, Buffers, Shape
 from netc.layer.conv import SlidingFilters
@@ -37,7 +38,7 @@ class Layouts:
     inside: str | None = None
 
 
-class FiltersForm(Form):
+class FiltersForm(RoutineForm):
     """y = relu(w * x + b), where the chain ends with a ReLU, else y = w * x + b.
 
     The weights stay in Caffe's order: every pass reorders them, and their gradients on the way into the sum.
@@ -58,8 +59,8 @@ class FiltersForm(Form):
         layouts: Layouts,
         packs_once: bool = False,
     ) -> None:
-        super().__init__(nodes)
-        self.engine, self.geometry = engine, geometry
+        super().__init__(nodes, engine)
+        self.geometry = geometry
         self.kind = kind
         self.algorithm = kinds.CONVOLUTION_DIRECT if kind == "convolution" else kinds.DECONVOLUTION_DIRECT
         self.slope = self._slope()
@@ -68,21 +69,14 @@ class FiltersForm(Form):
         self._describe_operands(layouts)
         self.primitive = self._describe_forward(mode.backward)
         self.packed = self._packed_memory() if packs_once else None
-        self.forward_routine = self._forward_routine()
-        self.forward_workspace = self.forward_routine.workspace
+        self._write_forward(self.forward_routine)
         self.backward_bottoms, self.backward_tops = (), ()
-        self.backward_routine = Routine(engine)
         if mode.backward and self.needs_backward:
             self._write_backward(self.backward_routine)
-            self.backward_workspace = self.backward_routine.workspace
             self.backward_bottoms = (0,) if any(self.param_needs_grad) else ()
             self.backward_tops = () if self.slope is None else (0,)
+        self.take_workspaces()
         self.variant = f"onednn {self.primitive.implementation} {layouts.bottom} to {layouts.top}"
-
-    @property
-    def is_slow(self) -> bool:
-        """Whether oneDNN would compute any part of it with its fallback."""
-        return self.forward_routine.is_slow or self.backward_routine.is_slow
 
     def forward(self, b: Buffers) -> Run:
         return self.forward_routine.bind(self.forward_arrays(b), b.workspace)
@@ -174,8 +168,7 @@ class FiltersForm(Form):
         arguments = (self.algorithm, *operands, *self.geometry.windows, self.primitive)
         return describe(self.engine, f"{self.kind}_backward_{of}", *arguments)
 
-    def _forward_routine(self) -> Routine:
-        routine = Routine(self.engine)
+    def _write_forward(self, routine: Routine) -> None:
         reads = {kinds.SOURCE: routine.operand("bottom", self.bottom)}
         weight = self.weight if self.packed is None else self.primitive.argument(kinds.WEIGHTS)
         reads[kinds.WEIGHTS] = routine.operand("weight", weight)
@@ -183,7 +176,6 @@ class FiltersForm(Form):
             reads[kinds.BIAS] = routine.operand("bias", self.bias)
         reads |= self._operands_after(routine)
         routine.add(self.primitive, reads, {kinds.DESTINATION: routine.operand("top", self.top)})
-        return routine
 
     def _write_backward(self, routine: Routine) -> None:
         gradient = routine.operand("top gradient", self.top)

@@ -45,6 +45,11 @@ def descriptor_of(engine: Engine, shape: Shape, layout: str = PLAIN) -> Descript
     return Descriptor.strided(engine, shape or (1,))
 
 
+def flat_of(engine: Engine, shape: Shape, layout: str) -> Descriptor:
+    """A value's memory as a vector, padding included: for what gives zeros where all arguments are zeros."""
+    return Descriptor.strided(engine, (elements_of(shape, layout, engine.block),))
+
+
 def layout_of(values: Sequence[Value]) -> str:
     """The layout that most of these values have, the first's of several that as many have."""
     layouts = [value.layout for value in values]

@@ -11,7 +11,8 @@ import numpy as np
 
 from netc.backends.cpu.chain import fits
 from netc.backends.cpu.layout import descriptor_of, layout_for
-from netc.backends.cpu.onednn import Engine, Refused, Routine, describe, kinds
+from netc.backends.cpu.onednn import Engine, Refused, describe, kinds
+from netc.backends.cpu.routine_form import RoutineForm
 from netc.backends.cpu.update import CACHE, OPENMP, openmp
 from netc.backends.cuda.cache_folder import cache_folder
 from netc.backends.form import NHWC, PLAIN, Form, Maker, Mode, Run
@@ -25,11 +26,11 @@ log = logging.getLogger(__name__)
 MARKS: Final = "marks"
 
 
-class PrimitiveForm(Form):
+class PrimitiveForm(RoutineForm):
     """LRN as oneDNN computes it; what forward leaves for backward is oneDNN's own."""
 
     def __init__(self, node: Node, layer: LRN, mode: Mode, engine: Engine, layout: str) -> None:
-        super().__init__((node,))
+        super().__init__((node,), engine)
         across = len(layer.axes) == 1
         algorithm = kinds.LRN_ACROSS_CHANNELS if across else kinds.LRN_WITHIN_CHANNEL
         options = layer.options
@@ -39,7 +40,6 @@ class PrimitiveForm(Form):
         training = mode.backward and self.needs_backward
         kind = kinds.FORWARD_TRAINING if training else kinds.FORWARD_INFERENCE
         primitive = describe(engine, "lrn_forward", kind, algorithm, values, values, *numbers)
-        self.forward_routine, self.backward_routine = Routine(engine), Routine(engine)
         for routine in (self.forward_routine, self.backward_routine):
             routine.operand("bottom", values)
         top = self.forward_routine.operand("top", values)
@@ -56,15 +56,9 @@ class PrimitiveForm(Form):
             back = describe(engine, "lrn_backward", algorithm, *[values] * 3, *numbers, primitive)
             self.backward_routine.add_as_given(back, backward)
         self.forward_routine.add_as_given(primitive, forward)
-        self.forward_workspace = self.forward_routine.workspace
-        self.backward_workspace = self.backward_routine.workspace
+        self.take_workspaces()
         self.backward_bottoms, self.backward_tops = (0,), ()
         self.variant = f"onednn {primitive.implementation} {layout}"
-
-    @property
-    def is_slow(self) -> bool:
-        """Whether oneDNN would compute any part of it with its fallback."""
-        return self.forward_routine.is_slow or self.backward_routine.is_slow
 
     def forward(self, b: Buffers) -> Run:
         return self.forward_routine.bind({"bottom": b.bottoms[0], "top": b.tops[0], **b.saved}, b.workspace)

@@ -22,6 +22,7 @@ from netc.backends.cpu.onednn import (
     kinds,
 )
 from netc.backends.cpu.onednn.functions import dims
+from netc.backends.cpu.routine_form import RoutineForm
 from netc.backends.form import BLOCKED, NHWC, PLAIN, Form, Maker, Mode, Run
 from netc.graph import Node
 from netc.layer import Array, Buffers, Scratch, Shape
@@ -76,7 +77,7 @@ def _shares(layer: Pooling) -> np.ndarray:
     return (count(window.kernel) / np.outer(*counted)).astype(np.float32)
 
 
-class PoolForm(Form):
+class PoolForm(RoutineForm):
     """y = relu(pool(x)), where the chain ends with a ReLU, else y = pool(x).
 
     A plain bottom goes through blocks of channels, which oneDNN pools many times faster.
@@ -85,10 +86,10 @@ class PoolForm(Form):
     def __init__(
         self, nodes: Sequence[Node], mode: Mode, engine: Engine, method: Method, layout: str, inner: str
     ) -> None:
-        super().__init__(nodes)
+        super().__init__(nodes, engine)
         layer = self.node.layer
         assert isinstance(layer, Pooling)
-        self.engine, self.method = engine, method
+        self.method = method
         self.slope = slope_of(self.nodes[-1]) if len(self.nodes) > 1 else None
         self.bottom_layouts = self.top_layouts = (layout,)
         shapes = (layer.bottom_shapes[0], layer.top_shapes[0])
@@ -101,20 +102,13 @@ class PoolForm(Form):
         if self.remembers:
             self.chosen = self.primitive.argument(kinds.WORKSPACE)
             self.saved = {CHOSEN: Scratch((self.chosen.nbytes,), np.uint8)}
-        self.forward_routine, self.backward_routine = Routine(engine), Routine(engine)
         self._write_forward(self.forward_routine)
         if self.training:
             self._write_backward(self.backward_routine)
-        self.forward_workspace = self.forward_routine.workspace
-        self.backward_workspace = self.backward_routine.workspace
+        self.take_workspaces()
         self.backward_bottoms: tuple[int, ...] = ()
         self.backward_tops = () if self.slope is None else (0,)
         self.variant = f"onednn {self.primitive.implementation} {layout}"
-
-    @property
-    def is_slow(self) -> bool:
-        """Whether oneDNN would compute any part of it with its fallback."""
-        return self.forward_routine.is_slow or self.backward_routine.is_slow
 
     def forward(self, b: Buffers) -> Run:
         arrays = {"bottom": b.bottoms[0], "top": b.tops[0], CHOSEN: b.saved.get(CHOSEN)}

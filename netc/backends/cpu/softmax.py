@@ -6,18 +6,19 @@ from collections.abc import Sequence
 
 from netc.backends.cpu.chain import fits
 from netc.backends.cpu.layout import descriptor_of
-from netc.backends.cpu.onednn import Engine, Refused, Routine, describe, kinds
+from netc.backends.cpu.onednn import Descriptor, Engine, PrimitiveDescriptor, Refused, describe, kinds
+from netc.backends.cpu.routine_form import RoutineForm
 from netc.backends.form import Form, Maker, Mode, Run
 from netc.graph import Node
 from netc.layer import Buffers
 from netc.layer.softmax import Softmax
 
 
-class SoftmaxForm(Form):
+class SoftmaxForm(RoutineForm):
     """y_k = exp(x_k) / sum_j exp(x_j) along one axis."""
 
-    def __init__(self, node: Node, layer: Softmax, engine: Engine) -> None:
-        super().__init__((node,))
+    def __init__(self, node: Node, layer: Softmax, mode: Mode, engine: Engine) -> None:
+        super().__init__((node,), engine)
         value = self.inputs[0]
         self.bottom_layouts = self.top_layouts = (value.layout,)
         self.backward_bottoms, self.backward_tops = (), (0,)
@@ -27,28 +28,25 @@ class SoftmaxForm(Form):
             "softmax_forward",
             *(kinds.FORWARD_TRAINING, kinds.SOFTMAX, values, values, layer.axis),
         )
-        self.forward_routine, self.backward_routine = Routine(engine), Routine(engine)
         for name in ("bottom", "top"):
             self.forward_routine.operand(name, values)
         self.forward_routine.add_as_given(primitive, {kinds.SOURCE: "bottom", kinds.DESTINATION: "top"})
+        if mode.backward and self.needs_backward:
+            self._write_backward(values, layer.axis, primitive)
+        self.take_workspaces()
+        self.variant = f"onednn {primitive.implementation} {value.layout}"
+
+    def _write_backward(self, values: Descriptor, axis: int, hint: PrimitiveDescriptor) -> None:
         for name in ("top", "top gradient", "bottom gradient"):
             self.backward_routine.operand(name, values)
         self.backward_routine.add_as_given(
-            describe(engine, "softmax_backward", kinds.SOFTMAX, *[values] * 3, layer.axis, primitive),
+            describe(self.engine, "softmax_backward", kinds.SOFTMAX, *[values] * 3, axis, hint),
             {
                 kinds.DESTINATION: "top",
                 kinds.DESTINATION_GRADIENT: "top gradient",
                 kinds.SOURCE_GRADIENT: "bottom gradient",
             },
         )
-        self.forward_workspace = self.forward_routine.workspace
-        self.backward_workspace = self.backward_routine.workspace
-        self.variant = f"onednn {primitive.implementation} {value.layout}"
-
-    @property
-    def is_slow(self) -> bool:
-        """Whether oneDNN would compute it with its fallback."""
-        return self.forward_routine.is_slow
 
     def forward(self, b: Buffers) -> Run:
         return self.forward_routine.bind({"bottom": b.bottoms[0], "top": b.tops[0]}, b.workspace)
@@ -67,7 +65,7 @@ def make_softmax(nodes: Sequence[Node], mode: Mode, engine: Engine) -> Form | No
     if not fits(nodes):
         return None
     try:
-        form = SoftmaxForm(nodes[0], layer, engine)
+        form = SoftmaxForm(nodes[0], layer, mode, engine)
     except Refused:
         return None
     return None if form.is_slow else form

@@ -91,9 +91,10 @@ def make_softmax_loss(nodes: Sequence[Node], mode: Mode, engine: Engine) -> Form
     if not plain or layer.class_weights is not None or not fits(nodes):
         return None
     try:
-        return SoftmaxLossForm(node, layer, engine)
+        form = SoftmaxLossForm(node, layer, engine)
     except Refused:
         return None
+    return None if form.softmax.is_slow else form
 
 
 FORMS: dict[tuple[str, ...], Maker] = {("SoftmaxWithLoss",): make_softmax_loss}

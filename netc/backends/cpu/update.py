@@ -65,6 +65,16 @@ class FusedUpdate:
         for name, array in pointed.items():
             self._job[name] = array.ctypes.data
 
+    def apply_scaled(self, iteration: int, rate: float, scale: float) -> bool:
+        """The same for gradients that are `scale` times too large; False, and nothing is changed, where one of
+        them is not a finite number."""
+        grad = self._arrays[1]
+        if not np.isfinite(grad).all():
+            return False
+        np.multiply(grad, 1 / scale, out=grad)
+        self.apply(iteration, rate)
+        return True
+
     def apply(self, iteration: int, rate: float) -> None:
         """One update. iteration: the number of updates made before; rate: the learning rate."""
         job, spec = self._job, self._spec

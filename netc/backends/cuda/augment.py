@@ -17,9 +17,9 @@ from netc.backends.cuda.elementwise import PACKS, THREADS, blocks_for, pack_of
 from netc.backends.cuda.kernel import Variant
 from netc.backends.cuda.memory import Memory
 from netc.backends.form import Run
+from netc.data.raw_images import PLACE
 from netc.errors import NetcError
 
-PLACE = np.dtype([("top", "i4"), ("left", "i4"), ("mirrored", "i4")])  # of an image's crop
 VARIANTS = {"augment": Variant("augment", "augment.cu", f"augment<{PACKS[0]}>", THREADS)}
 
 

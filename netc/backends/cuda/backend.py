@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from netc.backends.backend import Backend
 from netc.backends.cuda.device import Device
+from netc.backends.cuda.feeding import ImageFeed, Staging, can_feed
 from netc.backends.cuda.forms import FORMS
 from netc.backends.cuda.host_views import HostViews
 from netc.backends.cuda.recording import record_steps
 from netc.backends.cuda.update import DeviceUpdate
-from netc.backends.form import Form, Maker, Mode
+from netc.backends.form import Form, Maker, Mode, Run
 from netc.backends.step import Step
 from netc.backends.update_spec import Update, UpdateSpec
+from netc.data import Source
 from netc.graph import Node
 from netc.layer import Array
 
@@ -24,6 +27,7 @@ class CudaBackend(Backend):
     """Nets on one device."""
 
     maths = ("fp32", "tf32", "bf16", "fp16")
+    scaled_maths = ("fp16",)
 
     def __init__(self, device: Device, math: str = "fp32", deterministic: bool = False) -> None:
         self.device = device
@@ -31,6 +35,7 @@ class CudaBackend(Backend):
         self.xp = device.xp
         super().__init__(math, deterministic)
         self._views = HostViews(device)
+        self._stagings: WeakKeyDictionary[Source, Staging] = WeakKeyDictionary()
 
     @property
     def forms(self) -> Mapping[tuple[str, ...], Maker]:
@@ -69,6 +74,13 @@ class CudaBackend(Backend):
         with self.device.tracing() as pieces:
             step.run()
         return pieces
+
+    def feed_images(self, source: Source, tops: Sequence[Array]) -> Run | None:
+        if source.raw is None or not can_feed(source.raw, tops):
+            return None
+        if source not in self._stagings:
+            self._stagings[source] = Staging(self.device, source.raw)
+        return ImageFeed(self._stagings[source], source, tops, self.write)
 
     def make_update(
         self, spec: UpdateSpec, data: Array, grad: Array, history: Sequence[Array]

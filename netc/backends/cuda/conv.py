@@ -144,6 +144,12 @@ def image_tiles(tables: Tables) -> Sequence[Tile]:
     return SOURCES["masked" if tables.masked else "compared"][1]
 
 
+def choose_image_tile(device: Device, shape: ConvShape, tables: Tables) -> Tile:
+    """The one of them that should be fastest."""
+    columns, processors = shape.n * tables.most_cells, device.properties.processors
+    return choose_tile(image_tiles(tables), tables.rows, columns, shape.group, processors)
+
+
 def _images(
     device: Device,
     shape: ConvShape,
@@ -156,10 +162,10 @@ def _images(
     tile: Tile | None,
 ) -> Run:
     """The launch of `convolve` once the filters are turned."""
-    columns, processors = shape.n * tables.most_cells, device.properties.processors
+    columns = shape.n * tables.most_cells
     planes = shape.is_pointwise and source.in_packs
     kind = "planes" if planes else "masked" if tables.masked else "compared"
-    tile = tile or choose_tile(image_tiles(tables), tables.rows, columns, shape.group, processors)
+    tile = tile or choose_image_tile(device, shape, tables)
     packed = target.in_packs and tables.target_step == (1, 1)
     classes, terms = on_device
     arguments: list[Argument] = [np.int32(shape.n), classes.memory, terms.memory, turned]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from netc.backends.cuda import conv, conv_mma, depthwise, winograd
 from netc.backends.cuda.channel_sum import Relu, channel_sum_floats, sum_channels
-from netc.backends.cuda.conv_shape import ConvKernels, ConvShape
+from netc.backends.cuda.conv_choice import Candidate, ConvChoice
+from netc.backends.cuda.conv_shape import ConvShape
 from netc.backends.cuda.device import Device
 from netc.backends.cuda.device_form import DeviceForm, fits, in_order, is_overwritten
 from netc.backends.cuda.fill import fill
@@ -19,16 +19,6 @@ from netc.layer.conv import SlidingFilters
 from netc.layer.window import Window
 
 NO_RELU = 1.0  # the slope of a ReLU that changes nothing
-LEAST_MMA_ARCHITECTURE = 80
-
-
-def choose_kernels(device: Device, shape: ConvShape, math: str) -> ConvKernels:
-    """The family of kernels that should be fastest."""
-    if shape.is_depthwise:
-        return depthwise.KERNELS
-    if math in conv_mma.KERNELS and device.properties.architecture >= LEAST_MMA_ARCHITECTURE:
-        return conv_mma.KERNELS[math]
-    return winograd.KERNELS[2] if winograd.pays(device, shape) else conv.KERNELS
 
 
 class Convolution(DeviceForm):
@@ -36,21 +26,21 @@ class Convolution(DeviceForm):
 
     def __init__(self, nodes: Sequence[Node], mode: Mode, device: Device, shape: ConvShape) -> None:
         super().__init__(nodes, device)
-        self.shape, self.kernels = shape, choose_kernels(device, shape, mode.math)
+        self.shape, self.kernels = shape, ConvChoice(device, mode, shape)
         self.has_bias = len(nodes[0].params) > 1
-        self.slope, self.variant = NO_RELU, self.kernels.variant
+        self.slope, self.variant = NO_RELU, self._forward_kernel.family
         self.relu_in_place = False
         if len(nodes) > 1:
             relu = nodes[1].layer
             self.slope, self.relu_in_place = relu.options.negative_slope, relu.runs_in_place
             self.variant += ", ReLU"
             self.backward_tops = (0,)
-        self.forward_workspace = _room(floats=self._forward_floats())
+        self.forward_workspace = _room(floats=self._forward_kernel.floats)
         backward = [self._sum_floats() if self._sums else 0]
         if any(self.input_needs_grad):
-            backward.append(self._backward_data_floats())
+            backward.append(self._backward_data_kernel.floats)
         if self.param_needs_grad[0]:
-            backward.append(self.kernels.backward_weights_floats(device, shape))
+            backward.append(self.kernels.backward_weights.floats)
         else:
             self.backward_bottoms = ()
         masked = count(self.outputs[0].shape) if self._has_relu and not self.relu_in_place else 0
@@ -72,22 +62,24 @@ class Convolution(DeviceForm):
     def _top_sizes(self) -> tuple[int, int, int]:
         return self.shape.n, self.shape.k, self.shape.p * self.shape.q
 
-    def _forward_floats(self) -> int:
-        return self.kernels.forward_floats(self.device, self.shape)
+    @property
+    def _forward_kernel(self) -> Candidate:
+        return self.kernels.forward
 
-    def _backward_data_floats(self) -> int:
-        return self.kernels.backward_data_floats(self.device, self.shape)
-
-    def _forward(self, x: Memory, w: Memory, y: Memory, bias: Memory | None, room: Memory | None) -> Run:
-        return self.kernels.forward(self.device, self.shape, x, w, y, bias, self.slope, room)
-
-    def _backward_data(self, dy: Memory, w: Memory, dx: Memory, room: Memory | None) -> Run:
-        return self.kernels.backward_data(self.device, self.shape, dy, w, dx, workspace=room)
+    @property
+    def _backward_data_kernel(self) -> Candidate:
+        return self.kernels.backward_data
 
     def _backward_weights(self, x: Memory, dy: Memory, dw: Memory, room: Memory | None) -> Run:
-        return self.kernels.backward_weights(self.device, self.shape, x, dy, dw, room)
+        return self.kernels.backward_weights.bind(self.device, self.shape, x, dy, dw, room)
 
     # ---- both ----
+    def _forward(self, x: Memory, w: Memory, y: Memory, bias: Memory | None, room: Memory | None) -> Run:
+        return self._forward_kernel.bind(self.device, self.shape, x, w, y, bias, self.slope, room)
+
+    def _backward_data(self, dy: Memory, w: Memory, dx: Memory, room: Memory | None) -> Run:
+        return self._backward_data_kernel.bind(self.device, self.shape, dy, w, dx, workspace=room)
+
     def _sum_floats(self) -> int:
         return channel_sum_floats(self.device, *self._top_sizes())
 
@@ -133,20 +125,16 @@ class Deconvolution(Convolution):
     def _top_sizes(self) -> tuple[int, int, int]:
         return self.shape.n, self.shape.c, self.shape.h * self.shape.w
 
-    def _forward_floats(self) -> int:
-        return self.kernels.backward_data_floats(self.device, self.shape)
+    @property
+    def _forward_kernel(self) -> Candidate:
+        return self.kernels.backward_data
 
-    def _backward_data_floats(self) -> int:
-        return self.kernels.forward_floats(self.device, self.shape)
-
-    def _forward(self, x: Memory, w: Memory, y: Memory, bias: Memory | None, room: Memory | None) -> Run:
-        return self.kernels.backward_data(self.device, self.shape, x, w, y, bias, self.slope, room)
-
-    def _backward_data(self, dy: Memory, w: Memory, dx: Memory, room: Memory | None) -> Run:
-        return self.kernels.forward(self.device, self.shape, dy, w, dx, workspace=room)
+    @property
+    def _backward_data_kernel(self) -> Candidate:
+        return self.kernels.forward
 
     def _backward_weights(self, x: Memory, dy: Memory, dw: Memory, room: Memory | None) -> Run:
-        return self.kernels.backward_weights(self.device, self.shape, dy, x, dw, room)
+        return self.kernels.backward_weights.bind(self.device, self.shape, dy, x, dw, room)
 
 
 def _room(**floats: int) -> dict[str, Scratch]:

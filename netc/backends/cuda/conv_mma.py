@@ -182,24 +182,30 @@ def backward_packing(math: str, shape: ConvShape) -> Packing:
     return Packing(math, shape.group, shape.group_c, shape.group_k, taps, taps, depth)
 
 
-def choose_tile(math: str, rows: int, columns: int, others: int, processors: int) -> Tile:
-    """The largest tile of which there are enough to occupy the device, and that is not mostly padding."""
-    tiles = [tile for tile in TILES if tile.math == math]
-    if not tiles:
+def tiles(math: str) -> list[Tile]:
+    """All of a math mode that a tuner should try. Raises NetcError where there are none."""
+    found = [tile for tile in TILES if tile.math == math]
+    if not found:
         raise NetcError(
             "there is no convolution on tensor cores in this math mode",
             expected=" or ".join(NUMBERS),
             found=math,
         )
+    return found
+
+
+def choose_tile(math: str, rows: int, columns: int, others: int, processors: int) -> Tile:
+    """The largest tile of which there are enough to occupy the device, and that is not mostly padding."""
+    found = tiles(math)
 
     def area(tile: Tile) -> int:
         return _up(rows, tile.m) * tile.m * _up(columns, tile.n) * tile.n
 
-    least = area(tiles[-1])
-    for tile in tiles:
+    least = area(found[-1])
+    for tile in found:
         if _up(rows, tile.m) * _up(columns, tile.n) * others >= processors and area(tile) <= 1.4 * least:
             return tile
-    return tiles[-1]
+    return found[-1]
 
 
 def choose_shares(shape: ConvShape, tile: Tile, processors: int) -> int:
@@ -210,6 +216,23 @@ def choose_shares(shape: ConvShape, tile: Tile, processors: int) -> int:
     wanted = min(_up(2 * processors, blocks), steps // LEAST_STEPS)
     room = MOST_SHARE_BYTES // (shape.weight_count * FLOAT_BYTES)
     return max(1, min(wanted, room, 65535))
+
+
+def forward_tile(math: str, device: Device, shape: ConvShape) -> Tile:
+    """The tile that should be fastest."""
+    columns = shape.n * shape.p * shape.q
+    return choose_tile(math, shape.group_k, columns, shape.group, device.properties.processors)
+
+
+def backward_data_tile(math: str, device: Device, shape: ConvShape) -> Tile:
+    """The tile that should be fastest."""
+    others = shape.group * shape.stride[0] * shape.stride[1]
+    return choose_tile(math, shape.group_c, _phase_columns(shape), others, device.properties.processors)
+
+
+def _phase_columns(shape: ConvShape) -> int:
+    """The cells of x that meet the first kernel position of a backward pass with a stride."""
+    return shape.n * _up(shape.h, shape.stride[0]) * _up(shape.w, shape.stride[1])
 
 
 def forward(
@@ -227,7 +250,7 @@ def forward(
     """Binds y = relu(w * x + bias); the workspace takes the packed filters."""
     packing = forward_packing(math, shape)
     columns = shape.n * shape.p * shape.q
-    tile = tile or choose_tile(math, packing.rows, columns, shape.group, device.properties.processors)
+    tile = tile or forward_tile(math, device, shape)
     sizes = (shape.n, shape.group_c, shape.h, shape.w, shape.group_k, shape.p, shape.q)
     grid = (_up(packing.rows, tile.m) * _up(columns, tile.n), 1, shape.group)
     return _data(device, shape, packing, tile, sizes, grid, False, x, w, y, bias, slope, workspace)
@@ -247,10 +270,8 @@ def backward_data(
 ) -> Run:
     """Binds dx = relu(w turned * dy + bias); the workspace takes the packed filters."""
     packing = backward_packing(math, shape)
-    phases = shape.stride[0] * shape.stride[1]
-    columns = shape.n * _up(shape.h, shape.stride[0]) * _up(shape.w, shape.stride[1])  # of the first phase
-    others = shape.group * phases
-    tile = tile or choose_tile(math, packing.rows, columns, others, device.properties.processors)
+    columns, others = _phase_columns(shape), shape.group * shape.stride[0] * shape.stride[1]
+    tile = tile or backward_data_tile(math, device, shape)
     sizes = (shape.n, shape.group_k, shape.p, shape.q, shape.group_c, shape.h, shape.w)
     grid = (_up(packing.rows, tile.m) * _up(columns, tile.n), 1, others)
     return _data(device, shape, packing, tile, sizes, grid, True, dy, w, dx, bias, slope, workspace)
@@ -294,7 +315,7 @@ def backward_weights(
     shares: int | None = None,
 ) -> Run:
     """Binds dw += dy * x; the workspace takes the sums of the shares."""
-    tile = tile or _weights_tile(math, device, shape)
+    tile = tile or weights_tile(math, device, shape)
     shares = shares or choose_shares(shape, tile, device.properties.processors)
     share = _up(_up(shape.n * shape.p * shape.q, tile.step), shares)
     sums = dw if shares == 1 else _room(workspace, shares * shape.weight_count)
@@ -319,11 +340,11 @@ def backward_data_floats(math: str, device: Device, shape: ConvShape) -> int:
 
 
 def backward_weights_floats(math: str, device: Device, shape: ConvShape) -> int:
-    shares = choose_shares(shape, _weights_tile(math, device, shape), device.properties.processors)
+    shares = choose_shares(shape, weights_tile(math, device, shape), device.properties.processors)
     return 0 if shares == 1 else shares * shape.weight_count
 
 
-def _weights_tile(math: str, device: Device, shape: ConvShape) -> Tile:
+def weights_tile(math: str, device: Device, shape: ConvShape) -> Tile:
     """Shares make up for few tiles, so only padding speaks against a large one."""
     others = shape.group * max(1, _up(shape.n * shape.p * shape.q, 32) // LEAST_STEPS)
     columns = shape.group_c * shape.taps

@@ -13,7 +13,7 @@ import numpy as np
 
 from netc.backends.cuda.arrays import Owner
 from netc.backends.cuda.cubin import build_cubin, kernel_symbol
-from netc.backends.cuda.device import Argument, Device, DeviceProperties, Graph, Grid, Product
+from netc.backends.cuda.device import Argument, Device, DeviceProperties, Event, Graph, Grid, Product
 from netc.backends.cuda.gemm import launch_gemm
 from netc.backends.cuda.kernel import Kernel, Variant
 from netc.backends.cuda.memory import Allocation, Memory
@@ -92,6 +92,20 @@ class CupyGraph(Graph):
             self._graph.launch(self._device.stream)
 
 
+class CupyEvent(Event):
+    """A CUDA event on one of a device's streams."""
+
+    def __init__(self, device: CupyDevice, stream: Any) -> None:
+        self._device = device
+        with device.active():
+            self.event = device.xp.cuda.Event(disable_timing=True)
+            self.event.record(stream)
+
+    def wait(self) -> None:
+        with self._device.active():
+            self.event.synchronize()
+
+
 class CupyDevice(Device):
     """GPU number `index`. Raises NetcError where there is none of this number, or none at all."""
 
@@ -119,9 +133,11 @@ class CupyDevice(Device):
             shared_bytes=found["sharedMemPerBlockOptin"],
             model=found["name"].decode(),
         )
+        self._index = index
         self._device = cupy.cuda.Device(index)
         with self._device:
             self.stream = cupy.cuda.Stream(non_blocking=True)
+            self.sending = cupy.cuda.Stream(non_blocking=True)
 
     @contextmanager
     def active(self) -> Iterator[None]:
@@ -163,13 +179,43 @@ class CupyDevice(Device):
         return Allocation(self, handle.ptr, nbytes, name, handle)
 
     def _free(self, allocation: Allocation) -> None:
-        self.synchronise()  # work under way may still use it
+        self.synchronise()  # work and copies under way may still use it
         allocation.handle = None
 
     def _upload(self, memory: Memory, array: np.ndarray) -> None:
         kind = self._runtime.memcpyHostToDevice
         with self.active():  # from pageable memory: the call returns when the array has been read
             self._runtime.memcpyAsync(memory.address, array.ctypes.data, array.nbytes, kind, self.stream.ptr)
+
+    def pinned(self, nbytes: int) -> np.ndarray:
+        try:
+            # A device of its own: what an entered device remembers is no matter for several threads.
+            with self._cupy.cuda.Device(self._index):
+                memory = self._cupy.cuda.alloc_pinned_memory(max(nbytes, 1))
+        except self._runtime.CUDARuntimeError as error:
+            raise NetcError(
+                f"{self.properties.name} cannot pin {nbytes:,} bytes of the host's memory: {error}",
+                remedy="a smaller batch_size, or fewer batches of data_param { prefetch }",
+            ) from error
+        return np.frombuffer(memory, np.uint8, nbytes)
+
+    def _send(self, memory: Memory, array: np.ndarray, after: Event | None) -> Event:
+        kind = self._runtime.memcpyHostToDevice
+        with self.active():
+            if isinstance(after, CupyEvent):
+                self.sending.wait_event(after.event)
+            self._runtime.memcpyAsync(memory.address, array.ctypes.data, array.nbytes, kind, self.sending.ptr)
+        return CupyEvent(self, self.sending)
+
+    def mark(self) -> Event:
+        self._refuse_in_capture("mark a moment")
+        return CupyEvent(self, self.stream)
+
+    def wait_for(self, event: Event) -> None:
+        self._refuse_in_capture("wait for an event")
+        assert isinstance(event, CupyEvent)
+        with self.active():
+            self.stream.wait_event(event.event)
 
     def _download(self, memory: Memory, array: np.ndarray) -> None:
         kind = self._runtime.memcpyDeviceToHost
@@ -251,6 +297,7 @@ class CupyDevice(Device):
     def synchronise(self) -> None:
         self._refuse_in_capture("wait for the device")
         with self.active():
+            self.sending.synchronize()
             self.stream.synchronize()
 
     def elapsed(self, run: Callable[[], None]) -> float:

@@ -80,6 +80,14 @@ class Graph(ABC):
         """Runs the captured work. What it reads from device memory may have changed since."""
 
 
+class Event(ABC):
+    """A moment in a device's work: when all that was asked for before it is done."""
+
+    @abstractmethod
+    def wait(self) -> None:
+        """Returns when it has come."""
+
+
 class Device(ABC):
     """One GPU, or what stands in for it. Work is asked for in order and may still run when a call returns."""
 
@@ -155,6 +163,28 @@ class Device(ABC):
         self._check_copy(memory, array.nbytes, "copy from the host to")
         self._refuse_in_capture(f"copy from the host to {memory.name}")
         self._upload(memory, np.ascontiguousarray(array))
+
+    @abstractmethod
+    def pinned(self, nbytes: int) -> np.ndarray:
+        """Bytes on the host that `send` can copy while other work goes on. May be called from any thread."""
+
+    def send(self, memory: Memory, array: np.ndarray, after: Event | None = None) -> Event:
+        """Copies what `pinned` gave to the beginning of `memory`, beside the work asked for elsewhere.
+
+        Begins when `after` has come. Until the event that it returns has come, nobody may change the array or
+        read the memory.
+        """
+        self._check_copy(memory, array.nbytes, "send to")
+        self._refuse_in_capture(f"send to {memory.name}")
+        return self._send(memory, array, after)
+
+    @abstractmethod
+    def mark(self) -> Event:
+        """The moment when all work asked for so far is done, but for what has been sent."""
+
+    @abstractmethod
+    def wait_for(self, event: Event) -> None:
+        """Work asked for from now on begins when an event has come; the call itself does not wait."""
 
     def download(self, memory: Memory, array: np.ndarray) -> np.ndarray:
         """Fills a contiguous array on the host from the beginning of `memory`, and returns it."""
@@ -291,6 +321,9 @@ class Device(ABC):
 
     @abstractmethod
     def _download(self, memory: Memory, array: np.ndarray) -> None: ...
+
+    @abstractmethod
+    def _send(self, memory: Memory, array: np.ndarray, after: Event | None) -> Event: ...
 
     @abstractmethod
     def _copy(self, target: Memory, source: Memory) -> None: ...

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from netc.backends.cuda.arrays import Owner
-from netc.backends.cuda.device import Argument, Device, DeviceProperties, Graph, Grid, Product
+from netc.backends.cuda.device import Argument, Device, DeviceProperties, Event, Graph, Grid, Product
 from netc.backends.cuda.emulator.compiler import build_kernel
 from netc.backends.cuda.emulator.findings import faults
 from netc.backends.cuda.emulator.library import KernelLibrary
@@ -56,6 +56,22 @@ class EmulatedGraph(Graph):
             piece()
 
 
+class EmulatedEvent(Event):
+    """The end of a copy, or of nothing. As nobody may rely on a copy earlier, it is made when waited for."""
+
+    def __init__(self, copy: Callable[[], None] | None = None, before: EmulatedEvent | None = None) -> None:
+        """before: the end of the copy asked for before this one."""
+        self._copy, self._before = copy, before
+
+    def wait(self) -> None:
+        earlier, self._before = self._before, None
+        if earlier is not None:
+            earlier.wait()
+        copy, self._copy = self._copy, None
+        if copy is not None:
+            copy()
+
+
 class EmulatedDevice(Device):
     """A device on this machine's memory.
 
@@ -90,6 +106,7 @@ class EmulatedDevice(Device):
         self._used = 0
         self._quarantine: deque[Allocation] = deque()
         self._recorded: list[Callable[[], None]] | None = None
+        self._last_sent = EmulatedEvent()
 
     # ---- memory ----
     def free_bytes(self) -> int:
@@ -119,6 +136,7 @@ class EmulatedDevice(Device):
         return Allocation(self, pages.address, nbytes, name, pages)
 
     def _free(self, allocation: Allocation) -> None:
+        self._last_sent.wait()
         allocation.handle.bytes[...] = POISON
         self._used -= allocation.nbytes
         if self.check:
@@ -136,6 +154,21 @@ class EmulatedDevice(Device):
     def _upload(self, memory: Memory, array: np.ndarray) -> None:
         self.array(memory)[: array.nbytes] = array.reshape(-1).view(np.uint8)
         self._define(memory.address, array.nbytes, True)
+
+    def pinned(self, nbytes: int) -> np.ndarray:
+        return np.empty(nbytes, np.uint8)
+
+    def _send(self, memory: Memory, array: np.ndarray, after: Event | None) -> Event:
+        self._last_sent = EmulatedEvent(partial(self._upload, memory, array), self._last_sent)
+        return self._last_sent
+
+    def mark(self) -> Event:
+        self._refuse_in_capture("mark a moment")
+        return EmulatedEvent()
+
+    def wait_for(self, event: Event) -> None:
+        self._refuse_in_capture("wait for an event")
+        event.wait()
 
     def _download(self, memory: Memory, array: np.ndarray) -> None:
         array.reshape(-1).view(np.uint8)[...] = self.array(memory)[: array.nbytes]
@@ -189,6 +222,7 @@ class EmulatedDevice(Device):
 
     def synchronise(self) -> None:
         self._refuse_in_capture("wait for the device")
+        self._last_sent.wait()
 
     def run_xp(self, run: Callable[[], None]) -> None:
         self._do(run)

@@ -19,7 +19,9 @@ class Loader:
     the thread that asks. Both raise NetcError.
     """
 
-    def __init__(self, build: Callable[[Variant], Path], open_kernel: Callable[[Variant, Path], object]) -> None:
+    def __init__(
+        self, build: Callable[[Variant], Path], open_kernel: Callable[[Variant, Path], object]
+    ) -> None:
         self._build, self._open = build, open_kernel
         self._kernels: dict[Variant, Kernel] = {}
         self._builds: dict[Variant, Future[Path]] = {}

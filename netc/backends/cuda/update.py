@@ -131,6 +131,27 @@ class DeviceUpdate:
         """One update; `iteration` were made before, `rate` is the learning rate of this one."""
         self._values[0] = (rate, 1 / self._spec.iter_size, self._correction(iteration + 1), 0)
         self._device.upload(self._scalars, self._values)
+        self._run_recorded()
+        if self._spec.clip >= 0:
+            norm = float(self._device.download(self._scalars, self._values)[0]["norm"])
+            clip_scale(norm, self._spec.clip)
+
+    def apply_scaled(self, iteration: int, rate: float, scale: float) -> bool:
+        """The same for gradients that are `scale` times too large; False, and nothing is changed, where one of
+        them is not a finite number. The host decides: it waits for the norm."""
+        spec, (_, grad, _) = self._spec, self._arrays
+        clip_gradients(self._device, grad, self._sums, self._scalars, -1, 1)
+        norm = float(self._device.download(self._scalars, self._values)[0]["norm"]) / scale
+        if not math.isfinite(norm):
+            return False
+        clipped = clip_scale(norm, spec.clip) if spec.clip >= 0 else 1.0
+        gradient_scale = clipped / (spec.iter_size * scale)
+        self._values[0] = (rate, gradient_scale, self._correction(iteration + 1), norm)
+        self._device.upload(self._scalars, self._values)
+        self._update()
+        return True
+
+    def _run_recorded(self) -> None:
         if self._graph is None and self._warm:
             with self._device.capture() as graphs:
                 self._run()
@@ -140,17 +161,17 @@ class DeviceUpdate:
         else:
             self._run()
             self._warm = True
-        if self._spec.clip >= 0:
-            norm = float(self._device.download(self._scalars, self._values)[0]["norm"])
-            clip_scale(norm, self._spec.clip)
 
     def _run(self) -> None:
-        data, grad, history = self._arrays
-        spec = self._spec
+        spec, (_, grad, _) = self._spec, self._arrays
         if spec.clip >= 0:
             clip_gradients(self._device, grad, self._sums, self._scalars, spec.clip, 1 / spec.iter_size)
+        self._update()
+
+    def _update(self) -> None:
+        data, grad, history = self._arrays
         update(
-            self._device, spec.type, self._constants, self._chunks, self._chunk_memory, self._scalars,
+            self._device, self._spec.type, self._constants, self._chunks, self._chunk_memory, self._scalars,
             data, grad, history,
         )  # fmt: skip
 

@@ -11,6 +11,7 @@ from netc.backends.cpu.onednn.engine import Engine, Handle
 from netc.backends.cpu.onednn.memory import Descriptor
 
 USER_SCRATCHPAD: Final = 1
+COPIES: Final = ("reorder", "sum")  # whose simple implementations are as fast as memory
 
 
 class Attributes(Handle):
@@ -75,7 +76,8 @@ class PrimitiveDescriptor(Handle):
     @property
     def is_slow(self) -> bool:
         """Whether oneDNN has no fast implementation for these shapes and layouts."""
-        return self.implementation.startswith(("ref", "simple"))
+        slow = ("ref",) if self.kind in COPIES else ("ref", "simple")
+        return self.implementation.startswith(slow)
 
     def _queried(self, what: int, index: int) -> Descriptor:
         address = self.engine.functions["primitive_desc_query_md"](self, what, index)
