@@ -33,5 +33,5 @@ class Update(Protocol):
         holding the updates. iteration: the number of updates made before; rate: the learning rate."""
 
     def apply_scaled(self, iteration: int, rate: float, scale: float) -> bool:
-        """The same for gradients that are `scale` times too large; False, and nothing is changed, where one of
-        them is not a finite number."""
+        """The same for gradients that are `scale` times too large; False, and nothing is changed, where one
+        of them is not a finite number."""

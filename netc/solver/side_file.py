@@ -62,7 +62,7 @@ class NetState:
     def of(cls, net: Net) -> NetState:
         return cls(
             {name: source.state() for name, source in net.sources.items()},
-            {name: np.array(array) for name, array in net.states.items()},
+            {name: np.array(net.backend.read(array)) for name, array in net.states.items()},
         )
 
     def restore(self, net: Net) -> list[str]:
@@ -75,7 +75,7 @@ class NetState:
             if mine is None or theirs is None or mine.shape != theirs.shape:
                 misfits.append(name)
             else:
-                theirs[...] = mine
+                net.backend.write(theirs, mine)
         return misfits
 
 

@@ -129,7 +129,7 @@ class Updater:
         return blocks
 
     def apply_scaled(self, iteration: int, rate: float, scale: float) -> bool:
-        """As `apply`, for gradients of a scaled loss; False, and nothing is changed, where they overflowed."""
+        """As `apply`, for gradients of a scaled loss; False, with nothing changed, where they overflowed."""
         if self._fast:
             return self._fast.apply_scaled(iteration, rate, scale)
         with self.backend.active(), np.errstate(all="ignore"):

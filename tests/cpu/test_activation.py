@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from netc.backends.cpu.activation import ACTIVATIONS, make_activation
-from tests.cpu.form_case import LAYOUTS, FormCase, build
+from tests.cpu.form_case import BLOCKED, LAYOUTS, FormCase, build
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -14,7 +14,12 @@ from tests.cpu.form_case import LAYOUTS, FormCase, build
 @pytest.mark.parametrize("type_", ACTIVATIONS)
 def test_activation(type_: str, shape: tuple[int, ...], top: str, layout: str) -> None:
     layers = f'layer {{ name: "a" type: "{type_}" bottom: "x0" top: "{top}" }}'
-    FormCase(make_activation, build(layers, shape), layout).check()
+    case = FormCase(make_activation, build(layers, shape), layout)
+    if type_ == "Sigmoid" and layout == BLOCKED and len(shape) == 4 and shape[1] % case.block:
+        # Of zeros it makes halves, where padding must stay zero: oneDNN has no fast primitive for that.
+        assert case.form is None
+    else:
+        case.check()
 
 
 @pytest.mark.parametrize("slope", [0.25, -0.5])

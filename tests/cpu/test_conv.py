@@ -121,3 +121,12 @@ def test_weights_packed_once_serve_until_they_are_packed_again(layout: str) -> N
 def test_fresh_gradients_are_written(layout: str, options: str) -> None:
     graph = build(conv(f"num_output: 16 kernel_size: 3 {options}"), (2, 8, 9, 9))
     assert FormCase(make_convolution, graph, layout, fresh=True).check().writes_fresh
+
+
+@pytest.mark.parametrize(("top", "fits"), [("z", False), ("y", True)])
+def test_a_top_that_is_written_over_later_does_not_tell_the_gradient(top: str, fits: bool) -> None:
+    """A ReLU of its own top reads its bottom in Caffe; in place it reads what is there by then."""
+    power = f'layer {{ name: "p" type: "Power" bottom: "{top}" top: "{top}" power_param {{ scale: -1 }} }}'
+    graph = build(conv("num_output: 8 kernel_size: 3", relu(top) + power), (2, 8, 7, 6))
+    form = make_convolution(graph.nodes[1:3], Mode(), engine())
+    assert (form is not None) == fits

@@ -66,8 +66,8 @@ class FusedUpdate:
             self._job[name] = array.ctypes.data
 
     def apply_scaled(self, iteration: int, rate: float, scale: float) -> bool:
-        """The same for gradients that are `scale` times too large; False, and nothing is changed, where one of
-        them is not a finite number."""
+        """The same for gradients that are `scale` times too large; False, and nothing is changed, where one
+        of them is not a finite number."""
         grad = self._arrays[1]
         if not np.isfinite(grad).all():
             return False

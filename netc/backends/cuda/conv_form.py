@@ -37,9 +37,9 @@ class Convolution(DeviceForm):
             self.backward_tops = (0,)
         self.forward_workspace = _room(floats=self._forward_kernel.floats)
         backward = [self._sum_floats() if self._sums else 0]
-        if any(self.input_needs_grad):
+        if mode.backward and any(self.input_needs_grad):
             backward.append(self._backward_data_kernel.floats)
-        if self.param_needs_grad[0]:
+        if mode.backward and self.param_needs_grad[0]:
             backward.append(self.kernels.backward_weights.floats)
         else:
             self.backward_bottoms = ()

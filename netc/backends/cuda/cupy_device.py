@@ -14,7 +14,7 @@ import numpy as np
 from netc.backends.cuda.arrays import Owner
 from netc.backends.cuda.cubin import build_cubin, kernel_symbol
 from netc.backends.cuda.device import Argument, Device, DeviceProperties, Event, Graph, Grid, Product
-from netc.backends.cuda.gemm import launch_gemm
+from netc.backends.cuda.gemm import launch_gemm, prepare_gemm
 from netc.backends.cuda.kernel import Kernel, Variant
 from netc.backends.cuda.memory import Allocation, Memory
 from netc.backends.cuda.nvrtc import Nvrtc
@@ -207,12 +207,10 @@ class CupyDevice(Device):
             self._runtime.memcpyAsync(memory.address, array.ctypes.data, array.nbytes, kind, self.sending.ptr)
         return CupyEvent(self, self.sending)
 
-    def mark(self) -> Event:
-        self._refuse_in_capture("mark a moment")
+    def _mark(self) -> Event:
         return CupyEvent(self, self.stream)
 
-    def wait_for(self, event: Event) -> None:
-        self._refuse_in_capture("wait for an event")
+    def _wait_for(self, event: Event) -> None:
         assert isinstance(event, CupyEvent)
         with self.active():
             self.stream.wait_event(event.event)
@@ -255,7 +253,7 @@ class CupyDevice(Device):
 
         Where more than the product is asked for, by one of netc's own kernels.
         """
-        if product.bias is not None or product.relu is not None or bias is not None:
+        if is_more_than_product(product, bias):
             launch_gemm(self, product, a, b, c, bias)
             return
         if product.math not in MATH_MODES:
@@ -268,6 +266,13 @@ class CupyDevice(Device):
             self._check_memory(memory, "multiply with")
         with self.active():
             self._cublas_gemm(_import_cublas(), product, a, b, c)
+
+    def bind_gemm(
+        self, product: Product, a: Memory, b: Memory, c: Memory, bias: Memory | None = None
+    ) -> Callable[[], None]:
+        if is_more_than_product(product, bias):
+            return prepare_gemm(self, product, a, b, c, bias)
+        return functools.partial(self.gemm, product, a, b, c)
 
     def _cublas_gemm(self, cublas: Any, product: Product, a: Memory, b: Memory, c: Memory) -> None:
         m, n, k = product.m, product.n, product.k
@@ -319,6 +324,11 @@ class CupyDevice(Device):
                 return CupyGraph(self, self.stream.end_capture())
 
         return finish
+
+
+def is_more_than_product(product: Product, bias: Memory | None) -> bool:
+    """Whether cuBLAS does not do all that is asked for."""
+    return product.bias is not None or product.relu is not None or bias is not None
 
 
 def _as_cupy_takes_it(argument: Argument) -> np.generic:

@@ -10,7 +10,7 @@ import numpy as np
 from netc.backends.cuda.activation import prepare_backward
 from netc.backends.cuda.device import Device, Product
 from netc.backends.cuda.device_form import DeviceForm, fits, in_order, is_overwritten
-from netc.backends.cuda.memory import Memory
+from netc.backends.cuda.product_choice import choose_product
 from netc.backends.cuda.reduce import Sums, sum_channels
 from netc.backends.form import Form, Maker, Mode, Run
 from netc.graph import Node
@@ -25,7 +25,6 @@ class InnerProduct(DeviceForm):
     def __init__(self, nodes: Sequence[Node], mode: Mode, device: Device) -> None:
         super().__init__(nodes, device)
         layer = self.node.layer
-        self.math = mode.math
         self.rows, self.columns = layer.rows, layer.columns  # type: ignore[attr-defined]
         self.filters: int = layer.options.num_output
         self.transposed: bool = layer.options.transpose
@@ -38,20 +37,36 @@ class InnerProduct(DeviceForm):
             self.slope = nodes[1].layer.options.negative_slope
             self.backward_tops = (0,)
             self.backward_workspace["dy"] = Scratch((self.rows, self.filters), np.float32)
+        self._choose_products(mode)
+
+    def _choose_products(self, mode: Mode) -> None:
+        """y = x W transposed; dW += dy transposed x, or x transposed dy where W is transposed; dx = dy W."""
+        rows, columns, filters = self.rows, self.columns, self.filters
+        bias = "column" if self.has_bias else None
+        choose = partial(choose_product, self.device, mode)
+        self._forward = choose(
+            Product(
+                rows,
+                filters,
+                columns,
+                trans_b=not self.transposed,
+                math=mode.math,
+                bias=bias,
+                relu=self.slope,
+            )
+        )
+        if mode.backward and self.param_needs_grad[0]:
+            sizes = (columns, filters) if self.transposed else (filters, columns)
+            self._backward_weight = choose(Product(*sizes, rows, trans_a=True, beta=1, math=mode.math))
+        if mode.backward and self.input_needs_grad[0]:
+            self._backward_data = choose(
+                Product(rows, columns, filters, trans_b=self.transposed, math=mode.math)
+            )
 
     def forward(self, b: Buffers) -> Run | None:
-        product = Product(
-            self.rows,
-            self.filters,
-            self.columns,
-            trans_b=not self.transposed,
-            math=self.math,
-            bias="column" if self.has_bias else None,
-            relu=self.slope,
-        )
         x, weight, y = map(self.memory, (b.bottoms[0], b.params[0], b.tops[0]))
         bias = self.memory(b.params[1]) if self.has_bias else None
-        return partial(self.device.gemm, product, x, weight, y, bias)
+        return self._forward(x, weight, y, bias)
 
     def backward(self, b: Buffers) -> Run | None:
         dy = self.memory(b.top_grads[0])
@@ -61,24 +76,16 @@ class InnerProduct(DeviceForm):
             runs.append(prepare_backward(self.device, "ReLU", y, None, dy, masked, (self.slope,)))
             dy = masked
         if b.param_grads[0] is not None:
-            runs.append(self._weight_gradient(dy, self.memory(b.bottoms[0]), self.memory(b.param_grads[0])))
+            factors = (dy, self.memory(b.bottoms[0]))
+            factors = factors[::-1] if self.transposed else factors
+            runs.append(self._backward_weight(*factors, self.memory(b.param_grads[0]), None))
         if self.has_bias and b.param_grads[1] is not None:
             shares = self.memory_if(b.workspace.get("shares"))
             runs.append(sum_channels(self.device, self.sums, dy, None, shares, self.memory(b.param_grads[1])))
         if b.bottom_grads[0] is not None:
-            trans_b = self.transposed
-            product = Product(self.rows, self.columns, self.filters, trans_b=trans_b, math=self.math)
             weight, dx = self.memory(b.params[0]), self.memory(b.bottom_grads[0])
-            runs.append(partial(self.device.gemm, product, dy, weight, dx))
+            runs.append(self._backward_data(dy, weight, dx, None))
         return in_order(runs)
-
-    def _weight_gradient(self, dy: Memory, x: Memory, dweight: Memory) -> Run:
-        """dW += dy transposed x, or x transposed dy where W is transposed."""
-        sizes, factors = (self.filters, self.columns), (dy, x)
-        if self.transposed:
-            sizes, factors = sizes[::-1], factors[::-1]
-        product = Product(*sizes, self.rows, trans_a=True, beta=1, math=self.math)
-        return partial(self.device.gemm, product, *factors, dweight)
 
     def flops(self) -> int:
         return 2 * self.rows * self.columns * self.filters

@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -178,13 +179,15 @@ class Device(ABC):
         self._refuse_in_capture(f"send to {memory.name}")
         return self._send(memory, array, after)
 
-    @abstractmethod
     def mark(self) -> Event:
         """The moment when all work asked for so far is done, but for what has been sent."""
+        self._refuse_in_capture("mark a moment")
+        return self._mark()
 
-    @abstractmethod
     def wait_for(self, event: Event) -> None:
         """Work asked for from now on begins when an event has come; the call itself does not wait."""
+        self._refuse_in_capture("wait for an event")
+        self._wait_for(event)
 
     def download(self, memory: Memory, array: np.ndarray) -> np.ndarray:
         """Fills a contiguous array on the host from the beginning of `memory`, and returns it."""
@@ -258,6 +261,12 @@ class Device(ABC):
     def gemm(self, product: Product, a: Memory, b: Memory, c: Memory, bias: Memory | None = None) -> None:
         """Computes a matrix product; `c` is read only where beta is not 0. bias: what the product says."""
 
+    def bind_gemm(
+        self, product: Product, a: Memory, b: Memory, c: Memory, bias: Memory | None = None
+    ) -> Callable[[], None]:
+        """`gemm`, made ready to be run again and again."""
+        return partial(self.gemm, product, a, b, c, bias)
+
     @abstractmethod
     def synchronise(self) -> None:
         """Returns when all work asked for so far is done."""
@@ -266,7 +275,7 @@ class Device(ABC):
         """Does some work and returns how many seconds the device took; only where it `has_clock`."""
         raise NotImplementedError
 
-    @contextmanager
+        """Kernels launched in this context are not run: the list gets their names and numbers of blocks."""
     def tracing(self) -> Iterator[list[str]]:
         """Kernels launched in this context are not run: the list is given their names and numbers of blocks."""
         self._traced = []
@@ -324,6 +333,12 @@ class Device(ABC):
 
     @abstractmethod
     def _send(self, memory: Memory, array: np.ndarray, after: Event | None) -> Event: ...
+
+    @abstractmethod
+    def _mark(self) -> Event: ...
+
+    @abstractmethod
+    def _wait_for(self, event: Event) -> None: ...
 
     @abstractmethod
     def _copy(self, target: Memory, source: Memory) -> None: ...

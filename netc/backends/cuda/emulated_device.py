@@ -19,7 +19,7 @@ from netc.backends.cuda.emulator.findings import faults
 from netc.backends.cuda.emulator.library import KernelLibrary
 from netc.backends.cuda.emulator.pages import Pages
 from netc.backends.cuda.emulator.runtime import LOCK, ORDERS, Index, Launch, Report, Shared, runtime
-from netc.backends.cuda.gemm import launch_gemm
+from netc.backends.cuda.gemm import launch_gemm, prepare_gemm
 from netc.backends.cuda.kernel import Kernel, Variant
 from netc.backends.cuda.memory import Allocation, Memory
 from netc.backends.cuda.resources import check_registers
@@ -162,12 +162,10 @@ class EmulatedDevice(Device):
         self._last_sent = EmulatedEvent(partial(self._upload, memory, array), self._last_sent)
         return self._last_sent
 
-    def mark(self) -> Event:
-        self._refuse_in_capture("mark a moment")
+    def _mark(self) -> Event:
         return EmulatedEvent()
 
-    def wait_for(self, event: Event) -> None:
-        self._refuse_in_capture("wait for an event")
+    def _wait_for(self, event: Event) -> None:
         event.wait()
 
     def _download(self, memory: Memory, array: np.ndarray) -> None:
@@ -219,6 +217,11 @@ class EmulatedDevice(Device):
 
     def gemm(self, product: Product, a: Memory, b: Memory, c: Memory, bias: Memory | None = None) -> None:
         launch_gemm(self, product, a, b, c, bias)
+
+    def bind_gemm(
+        self, product: Product, a: Memory, b: Memory, c: Memory, bias: Memory | None = None
+    ) -> Callable[[], None]:
+        return prepare_gemm(self, product, a, b, c, bias)
 
     def synchronise(self) -> None:
         self._refuse_in_capture("wait for the device")

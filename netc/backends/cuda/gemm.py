@@ -8,7 +8,9 @@ import numpy as np
 
 from netc.backends.cuda.device import Argument, Device, Product
 from netc.backends.cuda.kernel import Variant
+from netc.backends.cuda.launch import Launch
 from netc.backends.cuda.memory import Memory
+from netc.backends.form import Run
 from netc.errors import NetcError
 
 WARP = 32
@@ -114,6 +116,18 @@ def copied_floats(product: Product, a: Memory, b: Memory) -> int:
     return COPIED_FLOATS[0] if all(_packed_factors(product, a, b)) else COPIED_FLOATS[1]
 
 
+def tiles_for(device: Device, product: Product) -> list[Tile]:
+    """All that a tuner should try, of which the first should be fastest; none where the device has none."""
+    tiles = [tile for tile in TILES if tile.math == product.math]
+    rule = choose_tile(product, device.properties.processors)
+    architecture = device.properties.architecture
+    return [
+        tile
+        for tile in dict.fromkeys((rule, *tiles))
+        if VARIANTS[tile, product.trans_a, product.trans_b, 1].runs_on(architecture)
+    ]
+
+
 def launch_gemm(
     device: Device,
     product: Product,
@@ -124,22 +138,35 @@ def launch_gemm(
     tile: Tile | None = None,
 ) -> None:
     """Computes a product with one of netc's own kernels; `tile` overrides the choice."""
+    prepare_gemm(device, product, a, b, c, bias, tile)()
+
+
+def prepare_gemm(
+    device: Device,
+    product: Product,
+    a: Memory,
+    b: Memory,
+    c: Memory,
+    bias: Memory | None = None,
+    tile: Tile | None = None,
+) -> Run:
+    """The same, ready to be run again and again."""
     m, n, k = product.m, product.n, product.k
     for memory, rows, columns in ((a, m, k), (b, k, n), (c, m, n)):
         _check_room(memory, product.batch * rows, columns)
     row_bias, column_bias = _biases(product, bias)
     if m == 0 or n == 0 or product.batch == 0:
-        return
+        return lambda: None
     tile = tile or choose_tile(product, device.properties.processors)
     copied = copied_floats(product, a, b) if tile.math == "tf32" else 1
-    kernel = device.load(VARIANTS[tile, product.trans_a, product.trans_b, copied])
     slope = 1.0 if product.relu is None else product.relu
     arguments: list[Argument] = [np.int32(m), np.int32(n), np.int32(k)]
     arguments += [np.float32(product.alpha), a, b, np.float32(product.beta), c]
     arguments += [row_bias, column_bias, np.float32(slope)]
     if tile.math in ("bf16", "fp16"):
         arguments += map(np.bool_, _packed_factors(product, a, b))
-    device.launch(kernel, (blocks_of(product, tile), product.batch), (tile.threads,), arguments)
+    variant = VARIANTS[tile, product.trans_a, product.trans_b, copied]
+    return Launch.of(device, variant, (blocks_of(product, tile), product.batch), arguments)
 
 
 def _packed_factors(product: Product, a: Memory, b: Memory) -> tuple[bool, bool]:

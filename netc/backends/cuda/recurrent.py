@@ -77,7 +77,7 @@ class Recurrent(DeviceForm):
         **options: Any,
     ) -> Run:
         product = Product(*shape, math=self.math, bias="column" if bias else None, **options)
-        return partial(self.device.gemm, product, a, b, c, bias)
+        return self.device.bind_gemm(product, a, b, c, bias)
 
     @property
     def _all(self) -> int:

@@ -137,8 +137,8 @@ class DeviceUpdate:
             clip_scale(norm, self._spec.clip)
 
     def apply_scaled(self, iteration: int, rate: float, scale: float) -> bool:
-        """The same for gradients that are `scale` times too large; False, and nothing is changed, where one of
-        them is not a finite number. The host decides: it waits for the norm."""
+        """The same for gradients that are `scale` times too large; False, and nothing is changed, where one
+        of them is not a finite number. The host decides: it waits for the norm."""
         spec, (_, grad, _) = self._spec, self._arrays
         clip_gradients(self._device, grad, self._sums, self._scalars, -1, 1)
         norm = float(self._device.download(self._scalars, self._values)[0]["norm"]) / scale

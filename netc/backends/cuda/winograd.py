@@ -184,7 +184,7 @@ def _bind_4x4(
         product = Product(rows, tiles, channels, trans_a=True, batch=36)
         runs += [
             Launch.of(device, INPUT, (blocks_for(device, channels * tiles, 1),), before),
-            partial(device.gemm, product, u, v, m),
+            device.bind_gemm(product, u, v, m),
             Launch.of(device, OUTPUT, (blocks_for(device, rows * tiles, 1),), after),
         ]
     return one_after_another(*runs)
