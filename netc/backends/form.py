@@ -35,13 +35,15 @@ class Mode:
     """What is asked of a backend's forms.
 
     backward: whether gradients are computed; fresh: whether a backward pass gives all gradients of parameters
-    anew, rather than adding to them; layout: the layout that image-shaped values (four axes) should have
+    anew, rather than adding to them; holds: whether parameters stay as they are from one `prepare` of a form
+    to the next; layout: the layout that image-shaped values (four axes) should have
     between forms that can work in it; math: "fp32", "tf32", "bf16" or "fp16"; deterministic: no sums whose
     order hangs on timing.
     """
 
     backward: bool = True
     fresh: bool = False
+    holds: bool = False
     layout: str = PLAIN
     math: str = "fp32"
     deterministic: bool = False
@@ -109,6 +111,11 @@ class Form:
     def forward(self, b: Buffers) -> Run | None:
         """The work of the forward pass on these arrays; None where there is nothing to do."""
         raise NotImplementedError
+
+    def prepare(self, b: Buffers) -> Run | None:
+        """Work on the parameters that must be done before the first pass and whenever they have changed; None
+        where there is none, as always without `Mode.holds`."""
+        return None
 
     def backward(self, b: Buffers) -> Run | None:
         """The work of the backward pass: writes `b.bottom_grads`, adds to `b.param_grads`."""

@@ -26,7 +26,9 @@ from netc.runtime.feeding import feeds_of
 from netc.runtime.largest import blob_elements, naming_the_largest
 from netc.runtime.layout_choice import choose_layout
 from netc.runtime.param_store import ParamStore
+from netc.runtime.parameters import Parameters
 from netc.runtime.program import Arena, Demand, Program, ShapeChange, compile_program
+from netc.runtime.room import check_room
 from netc.runtime.states import States
 from netc.runtime.transfer import Source, take_weights
 from netc.schema.layer_keys import LayerKey
@@ -59,7 +61,9 @@ class Net:
     outputs and losses, in much less memory. backward: whether gradients will be asked for. seed: of fillers,
     dropout and data; None: from the operating system. backend: where and how it computes, by default as
     `share_with` does, or on the CPU. fresh: a backward pass may give the parameters' gradients anew, which
-    spares clearing them, rather than add to them. Raises NetcError.
+    spares clearing them, rather than add to them. histories: arrays as large as all parameters that a solver
+    will ask for; they count where it is checked beforehand whether the net fits into memory. Raises
+    NetcError.
     """
 
     def __init__(
@@ -80,6 +84,7 @@ class Net:
         poison: bool = False,
         backend: Backend | None = None,
         fresh: bool = False,
+        histories: int = 0,
     ) -> None:
         if not isinstance(definition, pb.NetParameter):
             parsed = read_net(os.fspath(definition))
@@ -91,12 +96,14 @@ class Net:
         self.demand = Demand(
             backward=backward,
             fresh=fresh and self.backend.gives_fresh,
+            holds=not backward and keep != "all" and share_with is None,
             keep_all=keep == "all",
             poison=poison,
             dtype=np.dtype(dtype).type,
         )
         self.sources: dict[str, Any] = {}
         self.states = States()
+        self._params_seen = self._unprepared = False
         self._loss_scale: Array | None = None
         if self.scales_loss:
             self._loss_scale = self.backend.allocate(self.demand.dtype().itemsize, "loss scale").view(dtype)
@@ -110,20 +117,31 @@ class Net:
         try:
             graph = self._graph({})
             lent = share_with._store.by_layer if share_with is not None else {}
+            check_room(graph, lent, self.demand, self.backend, self.arena, histories)
             self._store: ParamStore = ParamStore(graph, lent, self.backend, self.demand.dtype, self.seed)
             shapes = _fed_shapes(graph)
             self._use(self._compile(graph, shapes), shapes)
         except BaseException:
             self.close()
             raise
-        self.parameters = self._store.flat
-        self.params: dict[LayerKey, list[Blob]] = self._store.blobs
         self.debug_info: bool = definition.debug_info
         self.callbacks = LayerCallbacks()
         self.blobs = self._make_blobs()
         watch.log_graph(graph)
         for path in [weights] if isinstance(weights, str) else weights or ():
             self.load_weights(path)
+
+    @property
+    def params(self) -> dict[LayerKey, list[Blob]]:
+        """The parameters of each layer that has any."""
+        self._params_seen = True
+        return self._store.blobs
+
+    @property
+    def parameters(self) -> Parameters:
+        """The parameters that the net owns, as flat arrays."""
+        self._params_seen = True
+        return self._store.flat
 
     @property
     def scales_loss(self) -> bool:
@@ -224,6 +242,7 @@ class Net:
             begin = self.graph.nodes.index(settled)
 
     def _run_forward(self, first: int, last: int, settled: Node | None) -> ShapeChange | None:
+        self._prepare()
         self._program.watcher = watch.log_step if self.debug_info else None
         return self._program.forward(self._chosen(first, last), settled)
 
@@ -262,7 +281,7 @@ class Net:
         else:
             self._program.backward(self._chosen(last, first))
         if self.debug_info:
-            watch.log_norms(self.parameters.data, self.parameters.grad)
+            watch.log_norms(self._store.flat.data, self._store.flat.grad)
 
     def _backward_told(self, layer: int) -> None:
         node = self.graph.nodes[layer]
@@ -289,7 +308,7 @@ class Net:
     def clear_param_diffs(self) -> None:
         """Sets the gradients of all parameters to zero, where a backward pass would add to them."""
         if not self.demand.fresh:
-            self.parameters.grad.fill(0)
+            self._store.flat.grad.fill(0)
         for gradient in self._uncleared:
             gradient.fill(0)
 
@@ -356,11 +375,19 @@ class Net:
         self.states.fit(program.graph, self.backend, self.demand.dtype)
         self._use(program, shapes)
 
+    def _prepare(self) -> None:
+        """Lets the program take in changed parameters: before the first pass, and before every one from the
+        moment on that a user has them in hand."""
+        if self._unprepared or self._params_seen:
+            self._program.prepare()
+            self._unprepared = False
+
     def _use(self, program: Program, shapes: Shapes) -> None:
         """From now on runs this program, of these shapes."""
         self._program, self._shapes = program, shapes
         self._feeds = feeds_of(program, self.sources)
         self._uncleared = program.gradients_to_clear()
+        self._unprepared = True
 
     def _graph(self, shapes: Shapes) -> Graph:
         self._build.shapes = shapes
@@ -400,6 +427,7 @@ class Net:
 
         Gradients stay each net's own. Raises NetcError where shapes differ; nothing has changed then.
         """
+        self._params_seen = True
         if not self._store.share(self.graph, other._store.by_layer):
             return
         blobs = self._program.memory
@@ -409,7 +437,7 @@ class Net:
 
     def weights(self) -> dict[LayerKey, list[np.ndarray]]:
         """Copies of no data: views of every layer's parameters, by layer."""
-        return {layer: [blob.data for blob in blobs] for layer, blobs in self.params.items()}
+        return {layer: [blob.data for blob in blobs] for layer, blobs in self._store.blobs.items()}
 
     def load_weights(self, path: str | os.PathLike[str]) -> None:
         """Takes the parameters of the layers that a weights file names as this net does."""
@@ -423,7 +451,8 @@ class Net:
         owned: dict[LayerKey, list[bool]] = {}
         for param in self.graph.params():
             owned.setdefault(param.layer, []).append(param.owner is param)
-        take_weights(self.params, owned, self.layer_names, weights, origin)
+        self._unprepared = True
+        take_weights(self._store.blobs, owned, self.layer_names, weights, origin)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the parameters: HDF5 where the name ends in .h5, else a .caffemodel."""

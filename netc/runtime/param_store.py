@@ -37,8 +37,8 @@ class ParamStore:
         dtype: Any,
         seed: int,
     ) -> None:
+        owned = owned_params(graph, lent)
         lent = _matched(graph, lent)
-        owned = [param for param in graph.params() if param.owner is param and param.layer not in lent]
         with naming_the_largest(graph.nodes, param_elements):
             self.flat = Parameters(owned, backend, dtype)
         self.arrays: dict[tuple[LayerKey, int], ParamArrays] = {}
@@ -103,6 +103,12 @@ class ParamStore:
             elif owner in lent:
                 self.arrays[key].data = lent[owner].data.reshape(param.shape)
         return True
+
+
+def owned_params(graph: Graph, lent: Mapping[LayerKey, list[ParamArrays]]) -> list[Param]:
+    """The parameters of a graph that are not shared within it, nor taken from what another net lends."""
+    lent = _matched(graph, lent)
+    return [param for param in graph.params() if param.owner is param and param.layer not in lent]
 
 
 def _matched(graph: Graph, other: Mapping[LayerKey, list[ParamArrays]]) -> dict[LayerKey, list[ParamArrays]]:

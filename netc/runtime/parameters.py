@@ -43,10 +43,19 @@ class Parameters:
                     name, param.layer, param.index, offset, size, param.shape, param.lr_mult, param.decay_mult
                 )
             )
-            offset += -(-size // ALIGNMENT) * ALIGNMENT
+            offset += _aligned(size)
         self.data: Array = backend.allocate(offset * dtype().itemsize).view(dtype)
         self.grad: Array = backend.allocate(offset * dtype().itemsize).view(dtype)
 
     def view(self, flat: Array, segment: Segment) -> Array:
         """A segment of `data`, `grad` or an array of their layout, in the parameter's shape."""
         return flat[segment.offset : segment.offset + segment.count].reshape(segment.shape)
+
+
+def flat_elements(params: Iterable[Param]) -> int:
+    """The elements of an arena that holds these."""
+    return sum(_aligned(count(param.shape)) for param in params)
+
+
+def _aligned(size: int) -> int:
+    return -(-size // ALIGNMENT) * ALIGNMENT

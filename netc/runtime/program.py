@@ -52,6 +52,7 @@ class Demand:
     """What a program is compiled for."""
 
     backward: bool = True
+    holds: bool = False  # parameters stay as they are from one `prepare` to the next
     fresh: bool = False  # a backward pass gives the parameters' gradients anew, rather than adding to them
     keep_all: bool = True  # every blob stays readable after a pass; else only outputs and losses
     poison: bool = False  # fill what is freed with NaN after every step: a check of the plan
@@ -103,6 +104,7 @@ class Program:
         self._unwatched: dict[str, Sequence[Step]] = {}
         self._asks_for_shapes = any(node.layer.shapes_by_value for node in self.graph.nodes)
         self.losses: list[tuple[Node, float, Array]] = []
+        self._preparations: list[Run] = []
         self.loss_scale: Array | None = None
 
     def last_value(self, blob: str) -> Value:
@@ -136,6 +138,8 @@ class Program:
             self.buffers.update(dict.fromkeys(form.nodes, buffers))
             if run := self._bound(form, form.forward, form.forward_workspace):
                 self.forward_steps.append(Step(form, "forward", run))
+            if run := form.prepare(buffers):
+                self._preparations.append(run)
         for form in reversed(self.forms) if self.demand.backward else ():
             if form.needs_backward:
                 self._bind_backward(form)
@@ -245,6 +249,12 @@ class Program:
             for value in given
             if (value.loss_weight or not is_given_gradient(value)) and (grad := self.diff(value)) is not None
         ]
+
+    def prepare(self) -> None:
+        """Makes of the parameters what forms keep of them; called when they have changed, where the demand
+        says that they are held."""
+        for run in self._preparations:
+            run()
 
     def forward(self, nodes: Sequence[Node] | None = None, settled: Node | None = None) -> ShapeChange | None:
         """Runs the forward steps, of all nodes or of these.
@@ -392,13 +402,28 @@ def compile_program(
 ) -> Program:
     """Plans the memory of a graph, binds its nodes to it, and makes the steps.
 
-    layout: what forms are asked to work in; None for the backend's first choice. loss_scale: one number that
-    the gradients of losses are multiplied by.
+    layout: as in `plan_program`. loss_scale: one number that the gradients of losses are multiplied by.
+    """
+    forms, plan = plan_program(graph, demand, backend, layout)
+    memory = backend.allocate(plan.arena_bytes) if demand.keep_all else arena.reserve(plan.arena_bytes)
+    program = Program(graph, forms, plan, memory, demand, backend, params)
+    program.loss_scale = loss_scale
+    with backend.preparing():
+        program.bind(states)
+    return program
+
+
+def plan_program(
+    graph: Graph, demand: Demand, backend: Backend, layout: str | None = None
+) -> tuple[list[Form], MemoryPlan]:
+    """The forms that run a graph, and where their blobs lie; nothing is allocated for them.
+
+    layout: what forms are asked to work in; None for the backend's first choice.
     """
     itemsize = np.dtype(demand.dtype).itemsize
     plain = "layout" in demand.without
     layout = PLAIN if plain else layout or backend.layouts(demand.keep_all)[0]
-    mode = Mode(demand.backward, demand.fresh, layout, backend.math, backend.deterministic)
+    mode = Mode(demand.backward, demand.fresh, demand.holds, layout, backend.math, backend.deterministic)
     fuse = not demand.keep_all and "fuse" not in demand.without
     forms = select_forms(graph, backend, mode, fuse=fuse)
     plan = plan_memory(
@@ -409,9 +434,4 @@ def compile_program(
         itemsize=itemsize,
         share="memory" not in demand.without,
     )
-    memory = backend.allocate(plan.arena_bytes) if demand.keep_all else arena.reserve(plan.arena_bytes)
-    program = Program(graph, forms, plan, memory, demand, backend, params)
-    program.loss_scale = loss_scale
-    with backend.preparing():
-        program.bind(states)
-    return program
+    return forms, plan

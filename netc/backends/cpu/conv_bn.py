@@ -51,6 +51,9 @@ class ConvolutionBatchNormForm(Form):
         first.top_grads = second.bottom_grads = b.top_grads
         return in_sequence([self.parts[1].backward(second), self.parts[0].backward(first)])
 
+    def prepare(self, b: Buffers) -> Run | None:
+        return self.parts[0].prepare(self._buffers(b)[0])
+
     def flops(self) -> int:
         return self.parts[0].flops()
 
@@ -79,7 +82,7 @@ class ScaledConvolutionForm(FiltersForm):
     ) -> None:
         self.what = what
         self.factor = Descriptor.strided(engine, (1, geometry.top[1], *[1] * (len(geometry.top) - 2)))
-        super().__init__(nodes, mode, engine, "convolution", geometry, layouts)
+        super().__init__(nodes, mode, engine, "convolution", geometry, layouts, packs_once=mode.holds)
 
     def _slope(self) -> float | None:
         return 0.0 if self.what.relu else None

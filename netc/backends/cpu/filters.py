@@ -225,7 +225,7 @@ def make_filters(
         return None
 
     def make(geometry: Geometry, layouts: Layouts) -> FiltersForm:
-        return FiltersForm(nodes, mode, engine, kind, geometry, layouts)
+        return FiltersForm(nodes, mode, engine, kind, geometry, layouts, packs_once=mode.holds)
 
     return in_best_layout(geometry_of, nodes, mode, engine, make)
 
