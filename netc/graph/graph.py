@@ -39,6 +39,11 @@ class Value:
         self.diff_memory = self
         self.memory_elements = math.prod(self.shape)
 
+    def is_overwritten(self) -> bool:
+        """Whether a later layer writes into this value's memory, in place: backward must not read it then."""
+        later = [value for node in self.consumers for value in node.outputs if value.memory is self.memory]
+        return any(not value.producer.layer.shares_data or value.is_overwritten() for value in later)
+
     def __repr__(self) -> str:
         return f"Value({self.name!r}, {self.shape}, {self.layout})"
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from netc.backends.cpu.chain import fits, is_overwritten
+from netc.backends.cpu.chain import fits
 from netc.backends.cpu.layout import descriptor_of
 from netc.backends.cpu.onednn import (
     Descriptor,
@@ -72,7 +72,7 @@ def relu_can_end(nodes: Sequence[Node]) -> bool:
     """
     relu = nodes[-1]
     in_place = relu.outputs[0].memory is relu.inputs[0].memory
-    return slope_of(relu) is not None and (in_place or not is_overwritten(relu.outputs[0]))
+    return slope_of(relu) is not None and (in_place or not relu.outputs[0].is_overwritten())
 
 
 def add_relu_backward(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from netc.backends.form import Run
-from netc.graph import Node, Value
+from netc.graph import Node
 from netc.layer.base import count
 
 
@@ -16,15 +16,6 @@ def fits(nodes: Sequence[Node]) -> bool:
     values = [value for node in nodes for value in (*node.inputs, *node.outputs)]
     floats = all(node.layer.dtype == np.float32 for node in nodes)
     return floats and all(count(value.shape) for value in values)
-
-
-def is_overwritten(value: Value) -> bool:
-    """Whether a later layer writes into this value's memory, in place."""
-    for reader in value.consumers:
-        for made in reader.outputs:
-            if made.memory is value.memory and (not reader.layer.shares_data or is_overwritten(made)):
-                return True
-    return False
 
 
 def in_sequence(runs: Sequence[Run]) -> Run:

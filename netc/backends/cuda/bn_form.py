@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from netc.backends.cuda import bn
 from netc.backends.cuda.bn import Gradients, Running
 from netc.backends.cuda.device import Device
-from netc.backends.cuda.device_form import fits, in_order, is_overwritten
+from netc.backends.cuda.device_form import fits, in_order
 from netc.backends.cuda.memory import Memory
 from netc.backends.form import Form, Maker, Mode, Run
 from netc.graph import Node, Value
@@ -88,7 +88,7 @@ def _side_is_known(relu: Node, from_y: bool) -> bool:
     if layer.options.negative_slope < 0:
         return False
     if not layer.runs_in_place:
-        return not (from_y and is_overwritten(y))
+        return not (from_y and y.is_overwritten())
     return from_y or not _changes_side(y)
 
 

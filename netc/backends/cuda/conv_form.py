@@ -8,7 +8,7 @@ from netc.backends.cuda.channel_sum import Relu, channel_sum_floats, sum_channel
 from netc.backends.cuda.conv_choice import Candidate, ConvChoice
 from netc.backends.cuda.conv_shape import ConvShape
 from netc.backends.cuda.device import Device
-from netc.backends.cuda.device_form import DeviceForm, fits, in_order, is_overwritten
+from netc.backends.cuda.device_form import DeviceForm, fits, in_order
 from netc.backends.cuda.fill import fill
 from netc.backends.cuda.memory import Memory
 from netc.backends.form import Form, Maker, Mode, Run
@@ -174,7 +174,7 @@ def make_convolution(nodes: Sequence[Node], mode: Mode, device: Device) -> Form 
 
 def tells_slope(relu: Node) -> bool:
     """Whether backward sees from a ReLU's top where its bottom was negative."""
-    kept = relu.layer.runs_in_place or not is_overwritten(relu.outputs[0])
+    kept = relu.layer.runs_in_place or not relu.outputs[0].is_overwritten()
     return kept and relu.layer.options.negative_slope >= 0
 
 

@@ -12,7 +12,7 @@ from netc.backends.cuda.device import Argument, Device
 from netc.backends.cuda.kernel import Variant
 from netc.backends.cuda.memory import Memory
 from netc.backends.form import Form, Run
-from netc.graph import Node, Value
+from netc.graph import Node
 from netc.layer import Array
 from netc.layer.base import count
 
@@ -43,12 +43,6 @@ def fits(nodes: Sequence[Node]) -> bool:
     values = [value for node in nodes for value in (*node.inputs, *node.outputs)]
     sizes = [count(value.shape) for value in values]
     return all(node.layer.dtype == np.float32 for node in nodes) and all(0 < n < MOST_ELEMENTS for n in sizes)
-
-
-def is_overwritten(value: Value) -> bool:
-    """Whether a layer further on writes in place over this value, which a backward must not read then."""
-    later = [output for node in value.consumers for output in node.outputs if output.memory is value.memory]
-    return any(not output.producer.layer.shares_data or is_overwritten(output) for output in later)
 
 
 def prepare(device: Device, variant: Variant, blocks: int, arguments: Iterable[Argument]) -> Run:

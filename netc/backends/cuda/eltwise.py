@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 
 from netc.backends.cuda.device import Argument, Device
-from netc.backends.cuda.device_form import DeviceForm, fits, in_order, is_overwritten, prepare
+from netc.backends.cuda.device_form import DeviceForm, fits, in_order, prepare
 from netc.backends.cuda.elementwise import FLOAT_BYTES, PACKS, THREADS, blocks_for, pack_of
 from netc.backends.cuda.kernel import Variant
 from netc.backends.cuda.memory import Memory
@@ -227,7 +227,9 @@ def make_eltwise_relu(nodes: Sequence[Node], mode: Mode, device: Device) -> Form
     relu = nodes[1].layer
     if nodes[0].layer.operation != pb.EltwiseParameter.SUM:  # type: ignore[attr-defined]
         return None
-    if relu.options.negative_slope < 0 or not (relu.runs_in_place or not is_overwritten(nodes[1].outputs[0])):
+    if relu.options.negative_slope < 0 or not (
+        relu.runs_in_place or not nodes[1].outputs[0].is_overwritten()
+    ):
         return None
     return make_eltwise(nodes, mode, device)
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from netc.backends.cuda import loss
 from netc.backends.cuda.device import Device
-from netc.backends.cuda.device_form import DeviceForm, fits, in_order, is_overwritten
+from netc.backends.cuda.device_form import DeviceForm, fits, in_order
 from netc.backends.cuda.launch import Table
 from netc.backends.cuda.loss import Kept, Labels, Shares
 from netc.backends.cuda.softmax import Scores
@@ -185,7 +185,7 @@ def make_softmax_loss(nodes: Sequence[Node], mode: Mode, device: Device) -> Form
     scores = nodes[0].inputs[0]
     while scores.producer.layer.shares_data:  # the other views of their memory are views of what it shows
         scores = scores.producer.inputs[0]
-    if not fits(nodes) or (mode.backward and is_overwritten(scores)):
+    if not fits(nodes) or (mode.backward and scores.is_overwritten()):
         return None
     return SoftmaxLossForm(nodes, mode, device)
 
