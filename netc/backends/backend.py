@@ -55,6 +55,19 @@ class Backend(ABC):
     def allocate(self, nbytes: int, name: str = "memory") -> Array:
         """Zeroed bytes, aligned for vector loads. Raises NetcError where there is less memory."""
 
+    def free_bytes(self) -> int | None:
+        """How much memory can still be allocated; None where that is not known beforehand."""
+        return None
+
+    def out_of_memory(self, planned: int, free: int) -> NetcError:
+        """The error for a plan of `planned` bytes where `free` are left."""
+        return NetcError(
+            "the net does not fit into memory",
+            expected=f"at most {free:,} bytes",
+            found=f"{planned:,} bytes planned",
+            remedy="a smaller batch_size, or smaller inputs",
+        )
+
     def array(self, memory: Array, offset: int, shape: Shape, dtype: Any) -> Array:
         """A view of memory from a byte offset on."""
         nbytes = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize

@@ -18,6 +18,7 @@ from netc.data.distortion import Distorter, Expander, add_noise
 from netc.data.draws import below, generator
 from netc.data.label_map import read_label_map
 from netc.data.prefetch import ArrayPool, Batch
+from netc.data.raw_images import RawImages
 from netc.data.records import RecordBlock, RecordReader
 from netc.data.resizing import Resizer
 from netc.data.source import Origin, Shape
@@ -140,6 +141,7 @@ class AnnotatedFeed:
     """Positions count the records of the endless sequence of epochs, as in `DatabaseFeed`."""
 
     shapes: tuple[Shape, ...] | None = None  # the number of boxes varies
+    raw: RawImages | None = None
 
     def __init__(
         self, spec: pb.LayerParameter, phase: int, seed: int, origin: Origin, *, rank: int = 0, ranks: int = 1

@@ -6,6 +6,7 @@ import logging
 from typing import Any
 
 import cv2
+import numpy as np
 
 from netc.data.bad_records import BadRecords
 from netc.data.database import find_database
@@ -54,6 +55,7 @@ class DatabaseFeed:
             self._reader.close()
             raise
         self.shapes: tuple[Shape, ...] | None = self._batcher.shapes
+        self.raw = self._batcher.raw if self._holds_bytes else None
 
     def _probe(self, tops: int, origin: Origin) -> ImageBatcher:
         """Takes the shape of the first batch's first image."""
@@ -65,6 +67,7 @@ class DatabaseFeed:
             log.warning(
                 "%s: force_color and force_gray do nothing to images that are stored raw", origin.name
             )
+        self._holds_bytes = images[0].dtype == np.uint8
         fixed = self._transformer.fixed_size and self._flag != cv2.IMREAD_UNCHANGED
         first = (images[0].shape, block.key(0))
         return ImageBatcher(
@@ -84,7 +87,8 @@ class DatabaseFeed:
         images, labels, bad = decode_block(block, self._flag, self._room)
         if len(images) == 0:
             raise _nothing_decodes(self.bad_records.origin, bad[0].key, bad[0].why)
-        batch = Batch(self._batcher.build(images, labels, block.key, position, pool), bad)
+        batch = self._batcher.build(images, labels, block.key, position, pool)
+        batch.bad = bad
         block.release()
         return batch
 

@@ -14,6 +14,7 @@ import numpy as np
 from netc.data.bad_records import BadRecords
 from netc.data.draws import permutation
 from netc.data.prefetch import ArrayPool, Batch
+from netc.data.raw_images import RawImages
 from netc.data.source import Origin, Shape
 from netc.errors import NetcError, raise_errors
 from netc.proto import netc_pb2 as pb
@@ -52,6 +53,8 @@ class Hdf5Feed:
     is larger than SHUFFLED_CHUNK_BYTES (as float32, over all tops) are permuted in windows of that size, in
     permuted order.
     """
+
+    raw: RawImages | None = None
 
     def __init__(
         self, spec: pb.LayerParameter, phase: int, seed: int, origin: Origin, *, rank: int = 0, ranks: int = 1

@@ -14,6 +14,7 @@ from netc.data.image_batch import ImageBatcher
 from netc.data.image_list import ListedImage, full_path, load_image, read_list
 from netc.data.pixel_room import PixelRoom
 from netc.data.prefetch import ArrayPool, Batch
+from netc.data.raw_images import RawImages
 from netc.data.source import Origin, Shape
 from netc.data.transform import SMALL_IMAGE, Transformer
 from netc.proto import netc_pb2 as pb
@@ -52,6 +53,7 @@ class ImageListFeed:
         self._epoch = -1
         self._order = np.arange(len(self._images))
         self.bad_records = BadRecords(origin, param.source, len(self._images))
+        self.raw: RawImages | None = None
         self.shapes: tuple[Shape, ...] | None = self._prepare(spec, phase, origin)
 
     def _read_list(self, param: pb.ImageDataParameter, origin: Origin) -> list[ListedImage]:
@@ -61,6 +63,7 @@ class ImageListFeed:
         """Reads the first images that can be read; the shapes of every batch, None where they vary."""
         transformer = Transformer(spec.transform_param, phase, self._seed, origin)
         self._batcher = self._probe(transformer, len(spec.top), origin)
+        self.raw = self._batcher.raw
         return self._batcher.shapes
 
     @staticmethod
@@ -125,7 +128,9 @@ class ImageListFeed:
         together = loose[0].size <= SMALL_IMAGE and len({image.shape for image in loose}) == 1
         images = np.stack(loose) if together else loose
         labels = np.array([label for _, label in filled])
-        return Batch(self._batcher.build(images, labels, lambda i: listed[i].path, position, pool), bad)
+        batch = self._batcher.build(images, labels, lambda i: listed[i].path, position, pool)
+        batch.bad = bad
+        return batch
 
     def _load(self, item: ListedImage) -> np.ndarray:
         return load_image(full_path(self._root, item.path), self._flag, self._size, self._room)

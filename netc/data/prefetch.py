@@ -13,27 +13,40 @@ import numpy as np
 
 from netc.cores import cores_allowed
 from netc.data.bad_records import BadRecord, BadRecords
-from netc.data.source import Shape, Source, TopSpec
+from netc.data.raw_images import RawBatch, RawImages
+from netc.data.source import Allocate, Shape, Source, TopSpec
 
 DEFAULT_PREFETCH = 4  # batches ahead of the net, Caffe's data_param.prefetch
 MOST_WORKERS = 4
 
 
 class ArrayPool:
-    """Float32 arrays that are used again from batch to batch; safe from any thread."""
+    """Arrays that are used again from batch to batch; safe from any thread."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, allocate_raw: Allocate | None = None) -> None:
+        """allocate_raw: where raw batches lie, None where batches are wanted finished."""
+        self.allocate_raw = allocate_raw
         self._most = most
         self._free: list[np.ndarray] = []
         self._lock = threading.Lock()
 
     def take(self, shape: Shape) -> np.ndarray:
-        """An array of this shape with whatever it held before."""
+        """A float32 array of this shape with whatever it held before."""
+        free = self._take_free(shape, np.float32)
+        return np.empty(shape, np.float32) if free is None else free
+
+    def take_raw(self, nbytes: int) -> np.ndarray:
+        """The memory of a raw batch, with whatever it held before."""
+        assert self.allocate_raw is not None
+        free = self._take_free((nbytes,), np.uint8)
+        return self.allocate_raw(nbytes) if free is None else free
+
+    def _take_free(self, shape: Shape, dtype: type[np.generic]) -> np.ndarray | None:
         with self._lock:
             for i, array in enumerate(self._free):
-                if array.shape == shape:
+                if array.shape == shape and array.dtype == dtype:
                     return self._free.pop(i)
-        return np.empty(shape, np.float32)
+        return None
 
     def give(self, arrays: Sequence[np.ndarray]) -> None:
         with self._lock:
@@ -43,10 +56,14 @@ class ArrayPool:
 
 @dataclass
 class Batch:
-    """One finished batch, and the records of it that did not decode."""
+    """One batch, and the records of it that did not decode.
+
+    arrays: of its tops, or the memory of what is raw.
+    """
 
     arrays: list[np.ndarray]
     bad: list[BadRecord] = field(default_factory=list)
+    raw: RawBatch | None = None
 
 
 class Feed(Protocol):
@@ -54,6 +71,7 @@ class Feed(Protocol):
     matter."""
 
     shapes: tuple[Shape, ...] | None  # of every batch, None where they vary
+    raw: RawImages | None  # what it builds where the pool asks for raw batches; None: finished ones only
     bad_records: BadRecords
 
     def first(self) -> int:
@@ -65,7 +83,10 @@ class Feed(Protocol):
         ...
 
     def build(self, material: Any, pool: ArrayPool) -> Batch:
-        """The batch itself. Called by several threads at once."""
+        """The batch itself, raw where the pool asks for that and it can be.
+
+        Called by several threads at once.
+        """
         ...
 
     def interrupt(self) -> None:
@@ -92,8 +113,8 @@ class _Pipeline:
 
     def __init__(self, feed: Feed, depth: int, workers: int) -> None:
         self.feed = feed
-        self.pool = ArrayPool(most=2 * (depth + 2))
         self._depth = depth
+        self.build_raw(None)
         self._workers = workers
         self._reading = threading.Lock()  # held while reading: keeps the order
         self._changed = threading.Condition()
@@ -107,6 +128,10 @@ class _Pipeline:
         self._delivered = 0  # tickets handed to the consumer
         self._done: dict[int, _Outcome] = {}
         self._failed = False
+
+    def build_raw(self, allocate: Allocate | None) -> None:
+        """From the next start on batches are raw where they can be, in memory of `allocate`, or finished."""
+        self.pool = ArrayPool(2 * (self._depth + 2), allocate)
 
     def start(self, position: int) -> None:
         self._reset(position)
@@ -149,6 +174,11 @@ class _Pipeline:
         if outcome.error is not None:
             raise outcome.error
         return outcome
+
+    def ready(self) -> _Outcome | None:
+        """The next batch in order, or the error in its place, where it is there already."""
+        with self._changed:
+            return self._done.get(self._delivered)
 
     def advance(self) -> None:
         """The head has been delivered."""
@@ -201,7 +231,9 @@ class PrefetchedSource(Source):
         self._finalizer = weakref.finalize(self, self._pipeline.close)
         self._after = feed.first()
         self._lent: list[np.ndarray] = []
+        self._raw = False  # whether batches are built raw where they can be
         self.varies = feed.shapes is None
+        self.raw = feed.raw
         self.waited_s = 0.0
 
     @property
@@ -214,6 +246,27 @@ class PrefetchedSource(Source):
         return tuple(TopSpec(shape) for shape in shapes)
 
     def next(self) -> list[np.ndarray]:
+        self._build_raw(None)
+        return list(self._next().arrays)
+
+    def next_raw(self, allocate: Allocate) -> RawBatch | list[np.ndarray]:
+        self._build_raw(allocate)
+        batch = self._next()
+        return batch.raw or list(batch.arrays)
+
+    def raw_ahead(self) -> RawBatch | None:
+        outcome = self._pipeline.ready() if self._pipeline.running else None
+        return outcome.batch.raw if outcome and outcome.batch else None
+
+    def _build_raw(self, allocate: Allocate | None) -> None:
+        """Begins anew behind the last delivered batch where the other kind has been read ahead."""
+        raw = allocate is not None and self.raw is not None
+        if raw != self._raw:
+            self._pipeline.stop()
+            self._pipeline.build_raw(allocate)
+            self._raw = raw
+
+    def _next(self) -> Batch:
         outcome = self._head()
         assert outcome.batch is not None
         pipeline = self._pipeline
@@ -222,7 +275,7 @@ class PrefetchedSource(Source):
         pipeline.pool.give(self._lent)
         self._lent = outcome.batch.arrays
         self._after = outcome.after
-        return list(self._lent)
+        return outcome.batch
 
     def state(self) -> dict[str, Any]:
         return {"position": self._after}

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from netc.data.source import Shape
-
 PLACE = np.dtype([("top", "i4"), ("left", "i4"), ("mirrored", "i4")])  # of an image's crop
 PIXELS_ALIGNED = 256  # bytes
 
@@ -23,7 +21,7 @@ class RawImages:
     a second top holds a label for each image.
     """
 
-    shape: Shape
+    shape: tuple[int, ...]
     crop: tuple[int, int]
     labelled: bool
     scale: float = 1.0
@@ -55,6 +53,6 @@ class RawBatch:
         count = images.shape[0]
         self.memory = memory
         self.places: np.ndarray = memory[: images.label_offset].view(PLACE)
-        labels = memory[images.label_offset :][: 4 * count].view(np.float32)
-        self.labels = labels if images.labelled else None
+        labels = memory[images.label_offset :][: 4 * count]
+        self.labels: np.ndarray | None = labels.view(np.float32) if images.labelled else None
         self.pixels = memory[images.pixel_offset :].reshape(images.shape)

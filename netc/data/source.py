@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from netc.data.raw_images import RawBatch, RawImages
 from netc.errors import Location, NetcError
 
 Shape = tuple[int, ...]
 Locate = Callable[..., Location | None]
+Allocate = Callable[[int], np.ndarray]  # so many bytes
 Progress = Callable[[int, int | None], None]  # done, of how many (None: unknown)
 
 
@@ -47,6 +49,7 @@ class Source:
     """
 
     varies: bool = False  # whether the shapes of the tops can change from batch to batch
+    raw: RawImages | None = None  # what `next_raw()` gives; None where there are no raw batches
     waited_s: float = 0.0  # how long `next()` and `tops` have waited for data, in seconds
 
     @property
@@ -61,6 +64,18 @@ class Source:
         Raises NetcError where the data is damaged, or does not fit what the layer asks for.
         """
         raise NotImplementedError
+
+    def next_raw(self, allocate: Allocate) -> RawBatch | list[np.ndarray]:
+        """The next batch, raw where its images are as `raw` says, else as `next()` gives it.
+
+        It is valid for as long as that of `next()`. allocate: gives the memory of raw batches; called from
+        any thread. Raises NetcError as `next()` does.
+        """
+        return self.next()
+
+    def raw_ahead(self) -> RawBatch | None:
+        """What the following `next_raw()` will give, where it is raw and at hand; nothing moves on."""
+        return None
 
     def state(self) -> dict[str, Any]:
         """The position after the last delivered batch, fit for JSON."""

@@ -10,6 +10,7 @@ from google.protobuf.message import DecodeError
 from numpy.lib.stride_tricks import sliding_window_view
 
 from netc.data.draws import generator
+from netc.data.raw_images import PLACE
 from netc.data.source import Origin, Shape
 from netc.proto import netc_pb2 as pb
 
@@ -65,6 +66,10 @@ class Transformer:
         return self._values
 
     @property
+    def scale(self) -> float:
+        return float(self._scale)
+
+    @property
     def fixed_size(self) -> bool:
         """Whether every image comes out at one height and width."""
         return self._crop > 0 or self._mean is not None
@@ -106,6 +111,14 @@ class Transformer:
         for i, image in enumerate(images):
             top, left = self._offsets(draws[i], *image.shape[1:])
             self.apply_at(image, out[i], int(top), int(left), bool(mirrored[i]))
+
+    def places(self, count: int, image: Shape, position: int) -> np.ndarray:
+        """PLACEs: where `apply` crops each image (C, H, W) of a batch of one size, and which it mirrors."""
+        mirrored, draws = self._draw(count, position)
+        places = np.empty(count, PLACE)
+        places["top"], places["left"] = self._offsets(draws, *image[1:])
+        places["mirrored"] = mirrored
+        return places
 
     def _draw(self, count: int, position: int) -> tuple[np.ndarray, np.ndarray]:
         """Per image: whether it is mirrored, and where its crop lies (two numbers in [0, 1))."""

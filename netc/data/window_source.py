@@ -16,6 +16,7 @@ from netc.data.datum import Undecodable, decode_image, planes, resize
 from netc.data.draws import generator
 from netc.data.image_list import file_bytes
 from netc.data.prefetch import ArrayPool, Batch
+from netc.data.raw_images import RawImages
 from netc.data.source import Origin, Shape
 from netc.data.transform import Transformer
 from netc.data.window_file import read_window_file
@@ -56,6 +57,8 @@ class WindowFeed:
     the square around it); what lies outside the image is 0 after the mean is subtracted. As in Caffe, scale
     is window_data_param's; crop_size, mirror and the mean are transform_param's. Positions count batches.
     """
+
+    raw: RawImages | None = None
 
     def __init__(
         self, spec: pb.LayerParameter, phase: int, seed: int, origin: Origin, *, rank: int = 0, ranks: int = 1

@@ -10,6 +10,8 @@ import ctypes
 from types import SimpleNamespace
 from typing import Any
 
+WORK = 5  # the pointer of the first stream
+
 
 class CudaError(RuntimeError):
     """cupy.cuda.runtime.CUDARuntimeError."""
@@ -45,6 +47,9 @@ class StandInCupy:
         limit: int | None = None,
     ) -> None:
         self.calls: list[tuple[Any, ...]] = []
+        self.pinned: list[bytearray] = []
+        self._streams = 0
+        self._events = 0
         self.limit = free if limit is None else limit
         runtime = SimpleNamespace(
             CUDARuntimeError=CudaError,
@@ -73,6 +78,9 @@ class StandInCupy:
             device=SimpleNamespace(get_cublas_handle=lambda: 77),
             Device=lambda index: Context(),
             Stream=lambda non_blocking: self._stream(),
+            Event=self._event,
+            get_elapsed_time=lambda begin, end: 2.5 * (end.number - begin.number),  # milliseconds
+            alloc_pinned_memory=self._pinned,
             Memory=self._memory,
         )
 
@@ -89,17 +97,39 @@ class StandInCupy:
         return SimpleNamespace(ptr=ctypes.addressof(buffer), buffer=buffer)
 
     def _memcpy(self, target: int, source: int, nbytes: int, kind: int, stream: int) -> None:
-        self.calls.append(("memcpy", kind, nbytes))
+        self.calls.append(("memcpy", kind, nbytes) if stream == WORK else ("send", nbytes, stream))
         ctypes.memmove(target, source, nbytes)
 
     def _memset(self, target: int, byte: int, nbytes: int, stream: int) -> None:
         self.calls.append(("memset", byte, nbytes))
         ctypes.memset(target, byte, nbytes)
 
+    def _pinned(self, nbytes: int) -> bytearray:
+        if nbytes > self.limit:
+            raise CudaError(2, "cudaErrorMemoryAllocation: out of memory")
+        self.pinned.append(bytearray(nbytes + 512 - nbytes % 512))
+        return self.pinned[-1]
+
+    def _event(self, *, disable_timing: bool = False) -> Any:
+        number = self._events
+        self._events += 1
+        return SimpleNamespace(
+            number=number,
+            record=lambda stream: self.calls.append(("record", stream.ptr, number)),
+            synchronize=lambda: self.calls.append(("await", number)),
+        )
+
     def _stream(self) -> Any:
         stream = Context()
-        stream.ptr = 5  # type: ignore[attr-defined]
-        stream.synchronize = lambda: self.calls.append(("synchronize",))  # type: ignore[attr-defined]
+        pointer = WORK + self._streams
+        self._streams += 1
+        stream.ptr = pointer  # type: ignore[attr-defined]
+        stream.synchronize = lambda: self.calls.append(  # type: ignore[attr-defined]
+            ("synchronize",) if pointer == WORK else ("synchronize", pointer)
+        )
+        stream.wait_event = lambda event: self.calls.append(  # type: ignore[attr-defined]
+            ("wait", pointer, event.number)
+        )
         stream.begin_capture = lambda: self.calls.append(("begin_capture",))  # type: ignore[attr-defined]
         graph = SimpleNamespace(launch=lambda where: self.calls.append(("graph launch", where is stream)))
         stream.end_capture = lambda: graph  # type: ignore[attr-defined]

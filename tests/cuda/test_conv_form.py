@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from netc.backends.cuda import channel_sum, conv_form
+from netc.backends.cuda import channel_sum, conv_form, winograd
 from netc.backends.cuda.channel_sum import Relu, channel_sum_floats, sum_channels
 from netc.backends.cuda.emulated_device import EmulatedDevice
 from netc.backends.form import Mode
@@ -164,7 +164,7 @@ def test_old_devices_have_no_other_math(fast: EmulatedDevice, monkeypatch: pytes
 
 
 def test_winograd_runs_where_it_pays(fast: EmulatedDevice, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(conv_form.winograd, "pays", lambda *_: True)
+    monkeypatch.setattr(winograd, "pays", lambda *_: True)
     one = form_of(fast, "3x3", (IN_PLACE,))
     assert one.form.variant == "winograd 2x2, ReLU"
     one.check(drawn(*one.form.outputs[0].shape, seed=3), rtol=1e-4, atol=1e-5)

@@ -98,6 +98,39 @@ def test_copies_run_on_the_devices_stream(monkeypatch: pytest.MonkeyPatch) -> No
     assert cupy.calls == copies
 
 
+def test_what_is_sent_goes_its_own_way_from_pinned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stream 5 is that of the work, 6 that of what is sent."""
+    cupy = use(monkeypatch, StandInCupy())
+    device = open_device(0)
+    x, memory = np.arange(8, dtype=np.float32), device.allocate(64)
+    array = device.pinned(32)
+    array[:] = x.view(np.uint8)
+    (pinned,) = cupy.pinned
+    assert np.frombuffer(pinned, np.float32, 8).tolist() == x.tolist()
+    arrived = device.send(memory, array, device.mark())
+    device.wait_for(arrived)
+    arrived.wait()
+    assert cupy.calls == [
+        ("record", 5, 0), ("wait", 6, 0), ("send", 32, 6), ("record", 6, 1), ("wait", 5, 1), ("await", 1),
+    ]  # fmt: skip
+    np.testing.assert_array_equal(device.download(memory, np.empty_like(x)), x)
+
+
+def test_memory_is_freed_when_nothing_is_under_way_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    cupy = use(monkeypatch, StandInCupy())
+    device = open_device(0)
+    device.free(device.allocate(4))
+    assert sorted(cupy.calls) == [("synchronize",), ("synchronize", 6)]
+
+
+def test_memory_that_cannot_be_pinned(monkeypatch: pytest.MonkeyPatch) -> None:
+    use(monkeypatch, StandInCupy(limit=100))
+    device = open_device(0)
+    with pytest.raises(NetcError, match="cannot pin 101 bytes of the host's memory") as caught:
+        device.pinned(101)
+    assert "batch_size" in str(caught.value.remedy)
+
+
 def stand_in_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cupy_device, "_compiler", lambda: None)
     monkeypatch.setattr(
@@ -143,6 +176,35 @@ def test_a_capture_becomes_a_graph_on_the_same_stream(monkeypatch: pytest.Monkey
             device.synchronise()
     graphs[0].replay()
     assert cupy.calls == [("begin_capture",), ("memset", 0, 4), ("graph launch", True)]
+
+
+def test_work_is_timed_by_events_around_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    cupy = use(monkeypatch, StandInCupy())
+    device = open_device(0)
+    memory = device.allocate(4)
+    assert device.has_clock
+    assert device.elapsed(lambda: device.fill(memory)) == pytest.approx(2.5e-3)
+    assert cupy.calls == [("record", 5, 0), ("memset", 0, 4), ("record", 5, 1), ("await", 1)]
+    with device.capture(), pytest.raises(NetcError, match="cannot time work while work is being captured"):
+        device.elapsed(lambda: None)
+
+
+def test_kernels_of_products_are_loaded_when_they_are_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    cupy = use(monkeypatch, StandInCupy())
+    stand_in_compiler(monkeypatch)
+    plain: list[Any] = []
+    monkeypatch.setattr(cupy_device, "_import_cublas", lambda: None)
+    monkeypatch.setattr(cupy_device.CupyDevice, "_cublas_gemm", lambda *arguments: plain.append(arguments))
+    device = open_device(0)
+    a, b, c = (device.allocate(64 * 4, name) for name in "abc")
+    run = device.bind_gemm(Product(8, 8, 8, bias="row"), a, b, c, a)
+    library = device.bind_gemm(Product(8, 8, 8), a, b, c)
+    assert not cupy.calls
+    with device.capture():  # where no kernel may be loaded
+        run()
+        library()
+    assert [call[0] for call in cupy.calls] == ["begin_capture", "launch"]
+    assert len(plain) == 1
 
 
 @pytest.mark.parametrize("trans_a", [False, True])

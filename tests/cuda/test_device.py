@@ -11,7 +11,7 @@ import pytest
 
 from netc.backends.cuda import activation, fill
 from netc.backends.cuda.device import Product
-from netc.backends.cuda.emulated_device import EmulatedDevice
+from netc.backends.cuda.emulated_device import EmulatedDevice, EmulatedEvent
 from netc.backends.cuda.emulator.findings import KernelFault
 from netc.backends.cuda.emulator.runtime import runtime
 from netc.backends.cuda.kernel import Variant
@@ -33,6 +33,49 @@ def test_what_is_copied_to_the_device_comes_back(device: EmulatedDevice) -> None
     device.fill(memory.part(0, 8))
     np.testing.assert_array_equal(get(device, second), x)
     np.testing.assert_array_equal(get(device, memory), [0, 0, *x[2:]])
+
+
+def pinned(device: EmulatedDevice, array: np.ndarray) -> np.ndarray:
+    memory = device.pinned(array.nbytes)
+    memory[:] = array.reshape(-1).view(np.uint8)
+    return memory
+
+
+def test_what_is_sent_is_there_when_its_event_has_come(device: EmulatedDevice) -> None:
+    first, second, third = (room(device, 64) for _ in range(3))
+    events = [
+        device.send(memory, pinned(device, ONES * n)) for n, memory in enumerate((first, second, third))
+    ]
+    device.wait_for(events[1])
+    np.testing.assert_array_equal([get(device, first, 64), get(device, second, 64)], [0 * ONES, ONES])
+    device.synchronise()
+    np.testing.assert_array_equal(get(device, third), 2 * ONES)
+
+
+def test_what_is_sent_must_be_waited_for(checked: EmulatedDevice) -> None:
+    """The emulator copies when somebody waits, and no earlier."""
+    x, y, array = room(checked, 64, name="x"), room(checked, 64), pinned(checked, ONES)
+    event = checked.send(x, array, checked.mark())
+    with pytest.raises(KernelFault, match="uninitialised read"):
+        activation.forward(checked, "ReLU", x, y)
+    array.view(np.float32)[:] = 5
+    event.wait()
+    activation.forward(checked, "ReLU", x, y)
+    np.testing.assert_array_equal(get(checked, y), 5 * ONES)
+
+
+def test_memory_may_be_freed_while_something_is_sent_to_it(checked: EmulatedDevice) -> None:
+    memory, other = room(checked, 64), room(checked, 64)
+    checked.send(memory, pinned(checked, ONES))
+    event = checked.send(other, pinned(checked, 2 * ONES))
+    checked.free(memory)
+    event.wait()
+    np.testing.assert_array_equal(get(checked, other), 2 * ONES)
+
+
+def test_too_much_is_not_sent(fast: EmulatedDevice) -> None:
+    with pytest.raises(NetcError, match="cannot send to target: the sizes differ"):
+        fast.send(fast.allocate(255, "target"), pinned(fast, ONES))
 
 
 def test_new_and_freed_memory_holds_nan(fast: EmulatedDevice) -> None:
@@ -252,6 +295,9 @@ def test_a_finding_reads_as_one_block_of_text(checked: EmulatedDevice) -> None:
         ("free x", lambda device, memory: device.free(memory)),
         ("copy from the host to x", lambda device, memory: device.upload(memory, ONES)),
         ("copy to the host from x", lambda device, memory: device.download(memory, np.empty(64, np.float32))),
+        ("send to x", lambda device, memory: device.send(memory, ONES)),
+        ("mark a moment", lambda device, memory: device.mark()),
+        ("wait for an event", lambda device, memory: device.wait_for(EmulatedEvent())),
         ("wait for the device", lambda device, memory: device.synchronise()),
         ("load kernel writes_number", lambda device, memory: device.load(planted(LIMITS, "writes_number"))),
         ("begin another capture", lambda device, memory: device.capture().__enter__()),

@@ -19,6 +19,7 @@ from netc.backends.form import Form, Maker, Mode, Run
 from netc.backends.step import Step
 from netc.backends.update_spec import Update, UpdateSpec
 from netc.data import Source
+from netc.errors import NetcError
 from netc.graph import Node
 from netc.layer import Array
 
@@ -46,6 +47,12 @@ class CudaBackend(Backend):
 
     def allocate(self, nbytes: int, name: str = "memory") -> Array:
         return self.device.allocate_array(nbytes, name)
+
+    def free_bytes(self) -> int:
+        return self.device.free_bytes()
+
+    def out_of_memory(self, planned: int, free: int) -> NetcError:
+        return self.device.out_of_memory(planned, free)
 
     def read(self, array: Array) -> np.ndarray:
         values: np.ndarray = np.empty(array.shape, array.dtype)

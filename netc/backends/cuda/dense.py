@@ -9,7 +9,7 @@ import numpy as np
 
 from netc.backends.cuda.activation import prepare_backward
 from netc.backends.cuda.device import Device, Product
-from netc.backends.cuda.device_form import DeviceForm, fits, in_order, is_overwritten
+from netc.backends.cuda.device_form import DeviceForm, fits, in_order
 from netc.backends.cuda.product_choice import choose_product
 from netc.backends.cuda.reduce import Sums, sum_channels
 from netc.backends.form import Form, Maker, Mode, Run
@@ -44,20 +44,13 @@ class InnerProduct(DeviceForm):
         rows, columns, filters = self.rows, self.columns, self.filters
         bias = "column" if self.has_bias else None
         choose = partial(choose_product, self.device, mode)
+        relu, trans_b = self.slope, not self.transposed
         self._forward = choose(
-            Product(
-                rows,
-                filters,
-                columns,
-                trans_b=not self.transposed,
-                math=mode.math,
-                bias=bias,
-                relu=self.slope,
-            )
+            Product(rows, filters, columns, trans_b=trans_b, math=mode.math, bias=bias, relu=relu)
         )
         if mode.backward and self.param_needs_grad[0]:
-            sizes = (columns, filters) if self.transposed else (filters, columns)
-            self._backward_weight = choose(Product(*sizes, rows, trans_a=True, beta=1, math=mode.math))
+            m, n = (columns, filters) if self.transposed else (filters, columns)
+            self._backward_weight = choose(Product(m, n, rows, trans_a=True, beta=1, math=mode.math))
         if mode.backward and self.input_needs_grad[0]:
             self._backward_data = choose(
                 Product(rows, columns, filters, trans_b=self.transposed, math=mode.math)
@@ -98,7 +91,7 @@ def make_inner_product(nodes: Sequence[Node], mode: Mode, device: Device) -> For
 def make_inner_product_relu(nodes: Sequence[Node], mode: Mode, device: Device) -> Form | None:
     """None where the slope cannot be told from the ReLU's output."""
     relu = nodes[1].layer
-    told = relu.runs_in_place or not is_overwritten(nodes[1].outputs[0])
+    told = relu.runs_in_place or not nodes[1].outputs[0].is_overwritten()
     return make_inner_product(nodes, mode, device) if told and relu.options.negative_slope >= 0 else None
 
 

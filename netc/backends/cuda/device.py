@@ -275,9 +275,9 @@ class Device(ABC):
         """Does some work and returns how many seconds the device took; only where it `has_clock`."""
         raise NotImplementedError
 
-        """Kernels launched in this context are not run: the list gets their names and numbers of blocks."""
+    @contextmanager
     def tracing(self) -> Iterator[list[str]]:
-        """Kernels launched in this context are not run: the list is given their names and numbers of blocks."""
+        """Kernels launched in this context are not run: the list gets their names and numbers of blocks."""
         self._traced = []
         try:
             yield self._traced

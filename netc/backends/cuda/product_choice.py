@@ -1,4 +1,4 @@
-"""How a matrix product runs, and what follows it: by the library or by one of netc's kernels, the faster one."""
+"""How a matrix product and what follows it run: by the library or by netc's kernels, whichever is faster."""
 
 from __future__ import annotations
 

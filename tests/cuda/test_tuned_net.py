@@ -1,0 +1,76 @@
+"""A net on a device with a clock: kernels are chosen by time and loaded when it is made; it trains as ever."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from google.protobuf import text_format
+
+from netc.backends.cuda import timings
+from netc.backends.cuda.backend import CudaBackend
+from netc.backends.cuda.emulated_device import EmulatedDevice
+from netc.backends.cuda.timings import Timings
+from netc.proto import netc_pb2 as pb
+from netc.solver import Solver
+from tests.cuda.clocked import ClockedDevice
+from tests.cuda.test_training import inception
+
+pytestmark = [pytest.mark.cuda, pytest.mark.usefixtures("emulator")]
+
+
+class CountingDevice(ClockedDevice):
+    """On which a run takes as long as it has blocks."""
+
+    def _run_launch(self, *arguments: object) -> None:
+        grid = arguments[1]
+        self.now += 1e-4 * np.prod(grid)  # type: ignore[arg-type]
+        super()._run_launch(*arguments)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(timings, "cache_folder", lambda kind: tmp_path)
+    return tmp_path
+
+
+def make_solver(device: EmulatedDevice, deterministic: bool = False) -> Solver:
+    text = 'base_lr: 0.01 lr_policy: "fixed" momentum: 0.9 max_iter: 9 random_seed: 5 snapshot_after_train: false'
+    definition = text_format.Parse(text, pb.SolverParameter())
+    definition.net_param.CopyFrom(inception().to_proto())
+    return Solver(definition, backend=CudaBackend(device, deterministic=deterministic))
+
+
+def losses_of(solver: Solver) -> list[float]:
+    losses = []
+    for _ in range(4):
+        solver.step(1)
+        losses.append(solver.loss)
+    return losses
+
+
+def test_a_tuned_net_trains_as_one_that_is_not(folder: Path) -> None:
+    device = CountingDevice()
+    tuned = losses_of(make_solver(device))
+    known = Timings(device.properties)._read()
+    assert {work.split()[0] for work in known} >= {"forward", "backward_data", "backward_weights"}
+    np.testing.assert_allclose(tuned, losses_of(make_solver(EmulatedDevice())), rtol=0, atol=1e-5)
+    again = CountingDevice()
+    assert losses_of(make_solver(again)) == tuned  # what was remembered decides: the same kernels
+    assert again.now < device.now
+
+
+def test_a_deterministic_net_is_never_tuned(folder: Path) -> None:
+    losses = losses_of(make_solver(CountingDevice(), deterministic=True))
+    assert not list(folder.iterdir())
+    assert losses == losses_of(make_solver(EmulatedDevice(), deterministic=True))
+
+
+def test_kernels_are_loaded_when_a_net_is_made(fast: EmulatedDevice) -> None:
+    """The first iteration then compiles nothing."""
+    solver = make_solver(fast)
+    loaded = set(fast._loader._kernels)
+    solver.step(2)
+    assert set(fast._loader._kernels) == loaded
+    assert all(kernel.handle for kernel in fast._loader._kernels.values())
