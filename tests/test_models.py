@@ -14,25 +14,35 @@ import pytest
 from netc.proto import netc_pb2 as pb
 from netc.schema.net import read_net
 from netc.schema.solver import read_solver
+from netc.tools.cost import graph_costs
+from netc.tools.deploy import make_deploy
+from netc.tools.sketch import Request, sketch
 
 ROOT = Path(__file__).resolve().parents[1]
 MODELS = sorted(path.parent for path in ROOT.glob("models/*/solver.prototxt"))
 NAMES = [folder.name for folder in MODELS]
 FILES = {"train_val.prototxt", "deploy.prototxt", "solver.prototxt", "readme.md"}
-ONLY_TO_TRAIN = {"Data", "Dropout", "SoftmaxWithLoss", "Accuracy"}
-ONLY_TO_USE = {"Input", "Softmax"}
+ZOO = {
+    "alexnet": "60,965,224",
+    "cifar10_quick": "145,578",
+    "digits": "",
+    "googlenet": "6,998,552",
+    "lenet": "431,080",
+    "mnist_adam": "1,111,946",
+    "mobilenet": "4,253,891",
+    "resnet50": "25,610,269",
+    "squeezenet": "1,235,496",
+    "vgg16": "138,357,544",
+}
 
 
-def layers_for_use(folder: Path, file: str, left_out: set[str]) -> list[pb.LayerParameter]:
-    """The layers of a net without those of the types left out, and without what only training looks at."""
-    layers = [layer for layer in read_net(folder / file).message.layer if layer.type not in left_out]
-    for layer in layers:
-        layer.ClearField("param")
-        for field in ("convolution_param", "inner_product_param"):
-            if layer.HasField(field):
-                getattr(layer, field).ClearField("weight_filler")
-                getattr(layer, field).ClearField("bias_filler")
-    return layers
+def layers_without_dropout(net: pb.NetParameter) -> list[str]:
+    """The layers as text; dropout does nothing in a net for use, which may leave it out."""
+    return [str(layer) for layer in net.layer if layer.type != "Dropout"]
+
+
+def test_the_zoo_has_these_models() -> None:
+    assert set(NAMES) == set(ZOO)
 
 
 @pytest.mark.parametrize("folder", MODELS, ids=NAMES)
@@ -42,9 +52,11 @@ def test_a_model_has_its_four_files(folder: Path) -> None:
 
 @pytest.mark.parametrize("folder", MODELS, ids=NAMES)
 def test_deploy_is_the_trained_net_with_an_input_and_probabilities(folder: Path) -> None:
-    trained = layers_for_use(folder, "train_val.prototxt", ONLY_TO_TRAIN)
-    deployed = layers_for_use(folder, "deploy.prototxt", ONLY_TO_USE)
-    assert [str(layer) for layer in deployed] == [str(layer) for layer in trained]
+    deployed = read_net(folder / "deploy.prototxt").message
+    image = tuple(deployed.layer[0].input_param.shape[0].dim)
+    request = Request(pb.TEST, shapes={"data": image, "label": image[:1]})
+    made = make_deploy(read_net(folder / "train_val.prototxt"), request).message
+    assert layers_without_dropout(deployed) == layers_without_dropout(made)
 
 
 @pytest.mark.parametrize("folder", MODELS, ids=NAMES)
@@ -56,13 +68,21 @@ def test_a_solver_trains_the_net_beside_it_and_keeps_its_files_under_build(folde
 
 @pytest.mark.parametrize("folder", MODELS, ids=NAMES)
 def test_the_stated_number_of_parameters_is_right(folder: Path) -> None:
-    from netc.runtime.net import Net
+    graph = sketch(read_net(folder / "deploy.prototxt"), Request(pb.TEST)).graph
+    count = f"{sum(cost.parameters for cost in graph_costs(graph).values()):,}"
+    assert ZOO[folder.name] in ("", count)
+    assert f"{count} parameters" in " ".join((folder / "readme.md").read_text(encoding="utf-8").split())
+    assert f"{count} parameters" in (folder / "train_val.prototxt").read_text(encoding="utf-8")
 
-    net = Net(folder / "deploy.prototxt", pb.TEST)
-    count = f"{sum(blob.data.size for blobs in net.params.values() for blob in blobs):,} parameters"
-    net.close()
-    assert count in (folder / "readme.md").read_text(encoding="utf-8")
-    assert count in (folder / "train_val.prototxt").read_text(encoding="utf-8")
+
+@pytest.mark.parametrize("folder", MODELS, ids=NAMES)
+def test_a_net_trains_from_images_of_the_deploy_nets_size(folder: Path) -> None:
+    image = tuple(read_net(folder / "deploy.prototxt").message.layer[0].input_param.shape[0].dim)
+    request = Request(pb.TRAIN, shapes={"data": image, "label": image[:1]})
+    graph = sketch(read_net(folder / "train_val.prototxt"), request).graph
+    learned = {param.layer for param in graph.params() if param.owner.lr_mult}
+    assert {node.name for node in graph.nodes if node.needs_backward} >= learned != set()
+    assert sum(value.loss_weight for value in graph.values()) >= 1
 
 
 @pytest.mark.slow

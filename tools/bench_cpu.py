@@ -12,26 +12,23 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from bench.agreement import CHECKED_STEPS, TOLERANCE, disagreement, results_of
+from bench.agreement import check
 from bench.contest import Contest
 from bench.job import Job
 from bench.machine import describe_machine, processor_name, slug, versions
-from bench.nets import NETS, ROOT, BenchNet, net_named
+from bench.nets import BenchNet, net_named
+from bench.options import add_options, numbers, words
 from bench.prepare import prepare
-from bench.results import Results, advantage, table
+from bench.results import Results, advantage, layer_table, table
 from netc.cores import cores_allowed
 from netc.errors import NetcError
 
 KEYS: Final = ("net", "task", "batch", "threads")
 CONTENDERS: Final = ("netc", "eager", "channels_last", "compile")
 TASKS: Final = ("train", "infer", "single")  # single: inference of one image
-CHECK_RATE: Final = 1e-3
-CHECK_BATCH: Final = 4
 
 
 def main() -> int:
@@ -43,35 +40,44 @@ def main() -> int:
         for task in options.tasks:
             for threads in options.threads:
                 measure(options, results, net, task, threads)
-    chosen = [m for m in results.measurements if m["net"] in options.nets]
-    print(table(chosen, KEYS))
+    if results.measurements:
+        print(table([m for m in results.measurements if m["net"] in options.nets], KEYS))
     return 0
 
 
+def page(results: Results) -> str:
+    """The result file for readers: a table of all measurements, and netc's layers of every training step."""
+    machine, found = results.content["machine"], results.content["versions"]
+    parts = [
+        f"# {machine['processor']}, {machine['cores']} cores",
+        ", ".join(f"{name} {version}" for name, version in found.items()),
+        "Milliseconds of a step, median (least to most): processor time on one thread, else wall time."
+        " Memory: netc's peak as a share of the peer's that takes least. What was compared, and how:"
+        " benchmarks/readme.md.",
+        table(results.measurements, (*KEYS, "clock", "cores_busy_elsewhere")),
+    ]
+    for m in results.measurements:
+        layers = layer_table(m)
+        if layers:
+            gemm = max(m["gemm_gflops"].values(), default=0)
+            title = f"## {m['net']}, {m['task']}, {m['threads']} threads: netc's layers"
+            parts += [title, f"A matrix product of 2048 x 2048 reached {gemm:.1f} GFLOP/s.", layers]
+    return "\n\n".join(parts) + "\n"
+
+
 def read_options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], prefix_chars="-")
-    parser.add_argument("-nets", type=_list, default=[net.name for net in NETS], help="which nets")
-    parser.add_argument("-tasks", type=_list, default=list(TASKS), help="which of train, infer, single")
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("-tasks", type=words, default=list(TASKS), help="which of train, infer, single")
     parser.add_argument(
         "-threads",
-        type=lambda text: [int(part) for part in _list(text)],
+        type=numbers,
         default=sorted({1, cores_allowed()}),
         help="with how many threads, by default 1 and all cores",
     )
-    parser.add_argument("-contenders", type=_list, default=list(CONTENDERS), help="which contenders")
-    parser.add_argument("-seconds", type=float, default=60, help="for the rounds of one measurement")
-    parser.add_argument("-round_seconds", type=float, default=0.3, help="for one contender's turn")
+    parser.add_argument("-contenders", type=words, default=list(CONTENDERS), help="which contenders")
     parser.add_argument("-check", action="store_true", help="only see whether all compute the same")
-    parser.add_argument("-again", action="store_true", help="measure anew what the result file has")
-    parser.add_argument("-results", type=Path, default=ROOT / "benchmarks" / "results", help="where to write")
-    parser.add_argument(
-        "-folder", type=Path, default=ROOT / "build" / "bench", help="for what can be deleted"
-    )
+    add_options(parser, seconds=60, round_seconds=0.3)
     return parser.parse_args()
-
-
-def _list(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def measure(options: argparse.Namespace, results: Results, net: BenchNet, task: str, threads: int) -> None:
@@ -103,6 +109,7 @@ def measure(options: argparse.Namespace, results: Results, net: BenchNet, task: 
             "failures": dict(contest.failures),
         }
     results.add(measurement)
+    results.path.with_suffix(".md").write_text(page(results), encoding="utf-8")
     report(measurement)
 
 
@@ -110,37 +117,6 @@ def job_of(contender: str, net: BenchNet, task: str, batch: int, threads: int, f
     """A contender's job in a measurement."""
     kind = "train" if task == "train" else "infer"
     return Job(contender, net.name, kind, batch, threads, str(folder / net.name))
-
-
-def check(jobs: Sequence[Job]) -> dict[str, float]:
-    """Runs a few steps of the same net without dropout on a small batch; how far the peers' results are from
-    netc's.
-
-    Raises NetcError where they do not compute the same: their times would say nothing.
-    """
-    small = [
-        replace(job, batch=min(CHECK_BATCH, job.batch), dropout=False, rate=CHECK_RATE)
-        for job in jobs
-        if job.contender != "compile"  # the same module as channels_last; compiling it twice takes long
-    ]
-    folder = Path(jobs[0].folder)
-    prepare(small[0])
-    differences: dict[str, float] = {}
-    with Contest(small, "wall", print) as contest:
-        for _ in range(CHECKED_STEPS if jobs[0].task == "train" else 1):
-            contest.ask_each(do="run", steps=1)
-            results = results_of(contest, folder)
-            ours = results.pop("netc", None)
-            for name, theirs in results.items() if ours else ():
-                differences[name] = max(disagreement(ours, theirs), differences.get(name, 0.0))
-    for name, difference in differences.items():
-        if not difference <= TOLERANCE:
-            raise NetcError(
-                f"netc and {name} do not compute the same",
-                expected=f"at most {TOLERANCE:g}",
-                found=difference,
-            )
-    return differences
 
 
 def layers_of(contest: Contest) -> list[dict[str, Any]]:

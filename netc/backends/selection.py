@@ -25,7 +25,10 @@ def select_forms(graph: Graph, backend: Backend, mode: Mode, fuse: bool) -> list
     place = 0
     while place < len(graph.nodes):
         form = _longest(graph, place, backend, mode, fuse)
-        forms += _reorders(form, backend)
+        if _shows_another_layout(graph, form):  # it keeps to what it is given: give it plain values
+            forms += _reorders(form, [PLAIN] * len(form.inputs), backend)
+            form = _longest(graph, place, backend, mode, fuse)
+        forms += _reorders(form, _layouts(form.bottom_layouts, form.inputs), backend)
         layouts = _layouts(form.top_layouts, form.outputs)
         for node in form.nodes[:-1]:  # what follows in place lies in the memory of these
             lay_out(node.outputs[0], layouts[0], backend)
@@ -56,10 +59,23 @@ def _longest(graph: Graph, place: int, backend: Backend, mode: Mode, fuse: bool)
         maker = backend.forms.get(tuple(node.type for node in chain))
         if maker is None or not is_chain(graph, chain):
             continue
-        shown = any(value in graph.outputs or value.loss_weight for value in chain[-1].outputs)
+        shown = any(_is_shown(graph, value) for value in chain[-1].outputs)
         if form := backend.form(maker, chain, replace(mode, layout=PLAIN) if shown else mode):
             return form
     return ReferenceForm(nodes[place], backend.xp)
+
+
+def _is_shown(graph: Graph, value: Value) -> bool:
+    """Whether a user reads a value: then it lies plain."""
+    return value in graph.outputs or bool(value.loss_weight)
+
+
+def _shows_another_layout(graph: Graph, form: Form) -> bool:
+    layouts = _layouts(form.top_layouts, form.outputs)
+    return any(
+        layout != PLAIN and _is_shown(graph, value)
+        for value, layout in zip(form.outputs, layouts, strict=True)
+    )
 
 
 def is_chain(graph: Graph, nodes: Sequence[Node]) -> bool:
@@ -71,15 +87,15 @@ def is_chain(graph: Graph, nodes: Sequence[Node]) -> bool:
         value = node.outputs[0]
         if value.consumers != [following]:
             return False
-        if value.loss_weight or value in graph.outputs:
+        if _is_shown(graph, value):
             return False
     return True
 
 
-def _reorders(form: Form, backend: Backend) -> list[Form]:
-    """The forms that bring a form's bottoms into the layouts it wants."""
+def _reorders(form: Form, layouts: Sequence[str], backend: Backend) -> list[Form]:
+    """The forms that bring a form's bottoms into these layouts."""
     reorders: list[Form] = []
-    for index, layout in enumerate(_layouts(form.bottom_layouts, form.inputs)):
+    for index, layout in enumerate(layouts):
         value = form.inputs[index]
         if value.layout == layout:
             continue

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from netc.backends.cpu import CpuBackend
-from netc.backends.form import BLOCKED, NHWC, Mode
+from netc.backends.form import BLOCKED, NHWC, PLAIN, Mode
 from netc.backends.selection import select_forms
 from netc.proto import netc_pb2 as pb
 from netc.runtime import Net
@@ -41,6 +41,15 @@ def test_a_net_of_the_zoo_computes_with_onednn(name: str, phase: str, layout: st
     forms = select_forms(graph, CpuBackend(), mode, fuse=True)
     left = {form.node.type for form in forms if form.variant == "reference"}
     assert left <= LEFT, left - LEFT
+
+
+@pytest.mark.parametrize("layout", [NHWC, BLOCKED])
+@pytest.mark.parametrize("name", NETS)
+def test_what_a_net_puts_out_lies_plain(name: str, layout: str) -> None:
+    parsed = read_net(str(MODELS / name / "deploy.prototxt"))
+    graph = sketch(parsed, Request(pb.TEST, batch=2)).graph
+    select_forms(graph, CpuBackend(), Mode(backward=False, layout=layout), fuse=True)
+    assert {value.layout for value in graph.outputs} == {PLAIN}
 
 
 NET = """

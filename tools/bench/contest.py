@@ -113,8 +113,12 @@ class Contest:
 
     def ask_each(self, **request: Any) -> dict[str, dict[str, Any]]:
         """Every contender's answer to a request, one after the other."""
+        return self.ask_only(*self.contenders, **request)
+
+    def ask_only(self, *names: str, **request: Any) -> dict[str, dict[str, Any]]:
+        """The answers of these contenders, of those that are still there."""
         answers = {}
-        for name in list(self.contenders):
+        for name in [name for name in names if name in self.contenders]:
             answer = self._try(name, lambda contender: contender.ask(**request))
             if answer is not None:
                 answers[name] = answer

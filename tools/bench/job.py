@@ -18,9 +18,9 @@ WEIGHTS_FILE: Final = "weights.npz"  # every parameter by "layer/index"
 class Job:
     """A contender, a net, a task and where it runs.
 
-    task: "train" (forward, backward, update) or "infer"; device: "cpu", or a GPU's number; math: "fp32",
-    "tf32" or "bf16"; rate: the learning rate; dropout: False leaves it out; folder: where the net's weights,
-    batches and recipes lie.
+    task: "train" (forward, backward, update), "infer", or "layers" for single layers; device: "cpu", or a
+    GPU's number; math: "fp32", "tf32" or "bf16"; rate: the learning rate; dropout: False leaves it out;
+    folder: where the net's weights, batches and recipes lie.
     """
 
     contender: str

@@ -9,6 +9,7 @@ import numpy as np
 
 from bench.job import DECAY, MOMENTUM, Job
 from bench.nets import definition_for, net_named
+from netc.backends.backend import Backend
 from netc.backends.open import open_backend
 from netc.proto import netc_pb2 as pb
 from netc.runtime import Net
@@ -22,6 +23,7 @@ class NetcRunner:
         logging.getLogger("netc").setLevel(logging.WARNING)
         self.job = job
         self.backend = open_backend("" if job.device == "cpu" else job.device, math=job.math)
+        self.free_before = free_bytes(self.backend)
         definition = definition_for(net_named(job.net), job.task, job.batch, job.dropout)
         self.solver = self._solver(definition) if job.task == "train" else None
         self.net = (
@@ -46,9 +48,7 @@ class NetcRunner:
         self.net.forward()
 
     def wait(self) -> None:
-        device = getattr(self.backend, "device", None)
-        if device is not None:
-            device.synchronise()
+        synchronise(self.backend)
 
     def results(self) -> dict[str, np.ndarray]:
         if self.solver:
@@ -56,12 +56,24 @@ class NetcRunner:
         return {output.name: output.data.copy() for output in self.net.output_values()}
 
     def memory(self) -> int:
-        device = getattr(self.backend, "device", None)
-        return int(getattr(device, "peak_bytes", 0))
+        return self.free_before - free_bytes(self.backend)
 
     def multiply(self, size: int) -> None:
         a = np.ones((size, size), np.float32)
         self._product: Any = a @ a
+
+
+def free_bytes(backend: Backend) -> int:
+    """The memory of the backend's device that is free; 0 on the CPU."""
+    device = getattr(backend, "device", None)
+    return int(device.free_bytes()) if device is not None else 0
+
+
+def synchronise(backend: Backend) -> None:
+    """Returns when the backend's device, if it has one, has done what it was asked for."""
+    device = getattr(backend, "device", None)
+    if device is not None:
+        device.synchronise()
 
 
 def training_solver(definition: pb.NetParameter, rate: float) -> pb.SolverParameter:

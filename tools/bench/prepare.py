@@ -25,18 +25,23 @@ PHASES = {"train": pb.TRAIN, "infer": pb.TEST}
 
 
 def prepare(job: Job) -> None:
-    """Writes the files of a job that are not there yet; the weights in a process of their own."""
+    """Writes the files of a job; the weights, in a process of their own, where there are none newer than
+    the net."""
     net = net_named(job.net)
     Path(job.folder).mkdir(parents=True, exist_ok=True)
-    if not job.weights_file.exists():
+    if is_older(job.weights_file, net.file("train_val.prototxt")):
         environment = {**os.environ, "PYTHONPATH": python_path()}
         subprocess.run(
             [sys.executable, "-m", "bench.prepare", job.net, job.folder], env=environment, check=True
         )
     if not job.batch_file.exists():
         np.savez(job.batch_file, **images(net, job.batch))
-    if not job.recipe_file.exists():
-        job.recipe_file.write_text(write_recipe(graph_of(net, job)).text())
+    job.recipe_file.write_text(write_recipe(graph_of(net, job)).text())
+
+
+def is_older(made: Path, source: Path) -> bool:
+    """Whether a file is not there, or was made before its source was last changed."""
+    return not made.exists() or made.stat().st_mtime < source.stat().st_mtime
 
 
 def python_path() -> str:

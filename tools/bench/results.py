@@ -50,6 +50,25 @@ class Results:
         os.replace(unfinished, self.path)
 
 
+def layer_table(measurement: Measurement, least_share: float = 0.01) -> str:
+    """netc's layers that take more than a share of the step, with their GFLOP/s as a share of what the
+    fastest library's matrix product reached; empty where layers were not measured."""
+    layers = measurement.get("layers") or []
+    total = sum(layer[way]["median_ms"] for layer in layers for way in ("forward", "backward"))
+    peak = max(measurement.get("gemm_gflops", {}).values(), default=0.0)
+    rows = [["layer", "type", "forward ms", "GFLOP/s", "of gemm", "backward ms", "GFLOP/s", "of gemm"]]
+    rows.append(["---"] * len(rows[0]))
+    for layer in layers:
+        cells = [layer["name"], layer["type"]]
+        for way in ("forward", "backward"):
+            gflops = layer[way]["gflops"]
+            cells.append(f"{layer[way]['median_ms']:.3f}")
+            cells += [f"{gflops:.1f}", f"{gflops / peak:.0%}"] if gflops and peak else ["-", "-"]
+        if layer["forward"]["median_ms"] + layer["backward"]["median_ms"] > least_share * total:
+            rows.append(cells)
+    return _markdown(rows) if len(rows) > 2 else ""
+
+
 def advantage(measurement: Measurement) -> float | None:
     """How many times as long the best peer takes as netc, by medians; None where either is missing."""
     medians = {name: figure["median_ms"] for name, figure in measurement["contenders"].items()}
@@ -57,9 +76,11 @@ def advantage(measurement: Measurement) -> float | None:
     return min(peers) / medians[OWN] if OWN in medians and peers else None
 
 
-def memory_share(measurement: Measurement, field: str = "peak_of_steps") -> float | None:
-    """netc's peak memory as a share of that peer's which takes least."""
-    peaks = {name: peak[field] for name, peak in measurement.get("memory", {}).items()}
+def memory_share(measurement: Measurement) -> float | None:
+    """netc's peak memory as a share of that peer's which takes least; a GPU's, where it ran there."""
+    memory = measurement.get("memory", {})
+    field = "device" if any(peak["device"] for peak in memory.values()) else "peak_of_steps"
+    peaks = {name: peak[field] for name, peak in memory.items()}
     peers = [peak for name, peak in peaks.items() if not name.startswith(OWN)]
     return peaks[OWN] / min(peers) if OWN in peaks and peers and min(peers) else None
 
@@ -75,6 +96,10 @@ def table(measurements: Sequence[Measurement], columns: Sequence[str]) -> str:
         cells += [_times(advantage(m)), _share(memory_share(m))]
         rows.append(cells)
     rows.insert(1, ["---"] * len(rows[0]))
+    return _markdown(rows)
+
+
+def _markdown(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 

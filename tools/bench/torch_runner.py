@@ -37,7 +37,7 @@ class TorchRunner:
         self.job, self.way = job, WAYS[job.contender]
         self.device = "cpu" if job.device == "cpu" else f"cuda:{job.device}"
         torch.set_num_threads(job.threads)
-        self._choose_math()
+        choose_math(self.device, job.math)
         recipe = Recipe.from_text(job.recipe_file.read_text())
         self.peer = Peer(recipe)
         with np.load(job.weights_file) as weights:
@@ -51,14 +51,6 @@ class TorchRunner:
         self.loss: torch.Tensor | None = None
         self.outputs: list[torch.Tensor] = []
         self._prepare()
-
-    def _choose_math(self) -> None:
-        if self.device != "cpu":
-            torch.backends.cudnn.benchmark = True
-        precision = "ieee" if self.job.math == "fp32" else "tf32"
-        if self.device != "cpu":
-            torch.backends.cuda.matmul.fp32_precision = precision
-            torch.backends.cudnn.fp32_precision = precision
 
     def _prepare(self) -> None:
         training = self.job.task == "train"
@@ -108,3 +100,13 @@ class TorchRunner:
         if not hasattr(self, "_matrix"):
             self._matrix = torch.ones((size, size), device=self.device)
         self._product = self._matrix @ self._matrix
+
+
+def choose_math(device: str, math: str) -> None:
+    """What PyTorch's products of float32 are computed in on a GPU; and cuDNN times its algorithms."""
+    if device == "cpu":
+        return
+    torch.backends.cudnn.benchmark = True
+    precision = "ieee" if math == "fp32" else "tf32"
+    torch.backends.cuda.matmul.fp32_precision = precision
+    torch.backends.cudnn.conv.fp32_precision = precision

@@ -8,6 +8,7 @@ output; between them the process sleeps, so that contenders can take turns. It e
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import resource
@@ -20,17 +21,20 @@ from bench.job import Job, Runner
 
 KIB: Final = 1024
 GEMM_SIZE: Final = 2048
+# Whether it is netc, whether it measures single layers: the module and its class.
+RUNNERS: Final = {
+    (True, False): ("netc_runner", "NetcRunner"),
+    (True, True): ("netc_layer_runner", "NetcLayerRunner"),
+    (False, False): ("torch_runner", "TorchRunner"),
+    (False, True): ("torch_layer_runner", "TorchLayerRunner"),
+}
 
 
 def make_runner(job: Job) -> Runner:
     """The runner of a job's contender; only its own libraries are loaded."""
-    if job.contender.startswith("netc"):
-        from bench.netc_runner import NetcRunner
-
-        return NetcRunner(job)
-    from bench.torch_runner import TorchRunner
-
-    return TorchRunner(job)
+    module, name = RUNNERS[job.contender == "netc", job.task == "layers"]
+    runner: Runner = getattr(importlib.import_module(f"bench.{module}"), name)(job)
+    return runner
 
 
 class Worker:
@@ -68,16 +72,25 @@ class Worker:
         self.run({"steps": 2})
         return {"peak": ever, "peak_of_steps": resident_peak(), "device": self.runner.memory()}
 
+    def load(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Prepares one direction of a single layer."""
+        return self.runner.load(request["layer"], request["direction"])  # type: ignore[attr-defined]
+
+    def copy(self, request: Mapping[str, Any]) -> dict[str, float]:
+        """The GB/s, read and written, of the fastest of a few copies within the device; netc only."""
+        return {"gigabytes": self.runner.copy_rate()}  # type: ignore[attr-defined]
+
     def gemm(self, request: Mapping[str, Any]) -> dict[str, float]:
         """The GFLOP/s of the fastest of a few square products by the contender's library."""
+        size = request.get("size", GEMM_SIZE)
         seconds = []
         for _ in range(request.get("products", 6)):
             self.runner.wait()
             start = time.perf_counter()
-            self.runner.multiply(GEMM_SIZE)
+            self.runner.multiply(size)
             self.runner.wait()
             seconds.append(time.perf_counter() - start)
-        return {"gflops": 2 * GEMM_SIZE**3 / min(seconds) / 1e9}
+        return {"gflops": 2 * size**3 / min(seconds) / 1e9}
 
     def layers(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """What each layer takes; netc only."""
@@ -92,6 +105,8 @@ ANSWERS: Final[Mapping[str, Callable[[Worker, Mapping[str, Any]], dict[str, Any]
     "memory": Worker.memory,
     "gemm": Worker.gemm,
     "layers": Worker.layers,
+    "load": Worker.load,
+    "copy": Worker.copy,
 }
 
 
