@@ -20,7 +20,7 @@ from netc.layer import Layer, Shape, SourceLayer, layer_class
 from netc.layer.random import MASK_64
 from netc.layer.size import check_size
 from netc.proto import netc_pb2 as pb
-from netc.schema.layer_keys import nth_key
+from netc.schema.layer_keys import LayerKey, nth_key
 from netc.schema.positions import Positions
 
 log = logging.getLogger(__name__)
@@ -35,14 +35,14 @@ class Build:
 
     shapes: shapes of tops that differ from what their layers say (a reshape, a data source's next batch,
     shapes that hang on values), by the layer's place in the net; those of layers without bottoms also by
-    layer name; sources: open data sources by layer name, filled as layers open theirs; kept: what layers keep
-    from one graph to the next, by their place in the net.
+    layer; sources: open data sources by layer, filled as layers open theirs; kept: what layers keep from one
+    graph to the next, by their place in the net.
     """
 
     state: State
     positions: Positions | None = None
     shapes: Mapping[Any, Sequence[Shape]] = field(default_factory=dict)
-    sources: dict[str, Any] = field(default_factory=dict)
+    sources: dict[LayerKey, Any] = field(default_factory=dict)
     seed: int = 0
     dtype: Any = np.float32
     kept: dict[int, dict[str, Any]] = field(default_factory=dict)
@@ -64,7 +64,8 @@ class _Builder:
         self.broken: set[str] = set()  # blobs whose shapes an earlier error left unknown
         self.shared: dict[str, Param] = {}
         self.with_params: Counter[str] = Counter()  # by name, the layers so far that have parameters
-        self.with_states: Counter[str] = Counter()  # the same of states
+        self.drawing: Counter[str] = Counter()  # the same of those that draw random numbers, or may
+        self.met: Counter[str] = Counter()  # the same of all
 
     def graph(self) -> Graph:
         placed = self.chosen_layers()
@@ -119,6 +120,7 @@ class _Builder:
         checked too."""
         spec = placed.spec
         location = self.locate(placed.index)
+        self.met[spec.name] += 1
         try:
             bottoms = self.connect(spec, placed)
             known = layer_class(spec.type, layer=spec.name, at=self.locate(placed.index, "type"))
@@ -139,7 +141,7 @@ class _Builder:
             shapes = self.infer(node, len(tops))
             self.make_tops(node, tops, shapes)
             self.make_params(node)
-            self.with_states[layer.name] += bool(layer.states)
+            self.drawing[layer.name] += bool(layer.states) or isinstance(layer, SourceLayer)
         except NetcError as error:
             self.complete(error, spec, location)
             self.errors.append(error)
@@ -151,7 +153,7 @@ class _Builder:
 
     def seed_for(self, name: str) -> int:
         """The net's seed; for a layer whose name an earlier layer draws under already, one of its own."""
-        earlier = self.with_states[name]
+        earlier = self.drawing[name]
         return (self.build.seed + earlier * SEED_STEP) & MASK_64 if earlier else self.build.seed
 
     def complete(self, error: NetcError, spec: pb.LayerParameter, location: Location | None) -> None:
@@ -218,12 +220,13 @@ class _Builder:
         layer.bottom_shapes = [value.shape for value in node.inputs]
         fed = not node.inputs and not layer.shapes_by_value
         known = self.build.shapes.get(len(self.nodes))
+        key = nth_key(layer.name, self.met[layer.name])
         if known is None and fed:
-            known = self.build.shapes.get(layer.name)
+            known = self.build.shapes.get(key)
         if isinstance(layer, SourceLayer):
-            if layer.name not in self.build.sources:
-                self.build.sources[layer.name] = layer.open()
-            shapes = known or [top.shape for top in self.build.sources[layer.name].tops]
+            if key not in self.build.sources:
+                self.build.sources[key] = layer.open()
+            shapes = known or [top.shape for top in self.build.sources[key].tops]
         else:
             inferred = self.inferred(layer)
             shapes = known or inferred

@@ -8,8 +8,9 @@ from typing import Any
 
 from netc.backends.backend import Backend
 from netc.backends.form import Run
-from netc.layer import Array, Shape
+from netc.layer import Array, Shape, SourceLayer
 from netc.runtime.program import Program
+from netc.schema.layer_keys import LayerKey, layer_keys
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,6 @@ class Feed:
     """
 
     place: int
-    name: str
     source: Any
     shapes: tuple[Shape, ...]
     tops: list[Array]
@@ -45,18 +45,19 @@ class Feed:
             backend.write(top, batch)
 
 
-def feeds_of(program: Program, sources: Mapping[str, Any]) -> list[Feed]:
+def feeds_of(program: Program, sources: Mapping[LayerKey, Any]) -> list[Feed]:
     """The data layers of a program, in order."""
+    nodes = program.graph.nodes
+    keys = layer_keys(node.name for node in nodes)
     return [
         Feed(
             place,
-            node.name,
             source,
             tuple(value.shape for value in node.outputs),
             tops,
             program.backend.feed_images(source, tops),
         )
-        for place, node in enumerate(program.graph.nodes)
-        if node.name in sources
-        for source, tops in [(sources[node.name], program.buffers[node].tops)]
+        for place, (node, key) in enumerate(zip(nodes, keys, strict=True))
+        if isinstance(node.layer, SourceLayer)
+        for source, tops in [(sources[key], program.buffers[node].tops)]
     ]

@@ -101,7 +101,7 @@ class Net:
             poison=poison,
             dtype=np.dtype(dtype).type,
         )
-        self.sources: dict[str, Any] = {}
+        self.sources: dict[LayerKey, Any] = {}
         self.states = States()
         self._params_seen = self._unprepared = False
         self._loss_scale: Array | None = None

@@ -61,15 +61,16 @@ class NetState:
     @classmethod
     def of(cls, net: Net) -> NetState:
         return cls(
-            {name: source.state() for name, source in net.sources.items()},
+            {str(layer): source.state() for layer, source in net.sources.items()},
             {name: np.array(net.backend.read(array)) for name, array in net.states.items()},
         )
 
     def restore(self, net: Net) -> list[str]:
         """Puts a net where this state was taken; returns the names of what does not fit, which stays."""
-        misfits = sorted(self.sources.keys() ^ net.sources.keys())
-        for name in self.sources.keys() & net.sources.keys():
-            net.sources[name].restore(self.sources[name])
+        sources = {str(layer): source for layer, source in net.sources.items()}
+        misfits = sorted(self.sources.keys() ^ sources.keys())
+        for name in self.sources.keys() & sources.keys():
+            sources[name].restore(self.sources[name])
         for name in sorted(self.states.keys() | net.states.keys()):
             mine, theirs = self.states.get(name), net.states.get(name)
             if mine is None or theirs is None or mine.shape != theirs.shape:

@@ -15,7 +15,7 @@ from netc.proto import netc_pb2 as pb
 from netc.runtime import Net, OutputValue
 from netc.schema.state import SolverState, check_state_size
 from netc.schema.text import format_text
-from netc.schema.weights import check_binary_size
+from netc.schema.weights import check_binary_size, check_hdf5_names
 from netc.solver.definition import own_definition, rule_class
 from netc.solver.hooks import Hook
 from netc.solver.loss_scale import LossScale
@@ -143,6 +143,7 @@ class Solver:
             arena=train_net.arena if train_net else None,
             backend=self.backend,
             fresh=self.keep == "outputs" and self.param.iter_size == 1,
+            histories=self._rule.history_count if train_net is None else 0,
         )
         try:
             for path in (path for entry in self._weights for path in entry.split(",")):
@@ -156,8 +157,11 @@ class Solver:
 
     def _check_size(self) -> None:
         """Refuses what snapshots cannot hold now, rather than at the first one."""
-        takes_snapshots = self.param.snapshot > 0 or self.param.snapshot_after_train
-        if takes_snapshots and self.param.snapshot_format == pb.SolverParameter.BINARYPROTO:
+        if not (self.param.snapshot > 0 or self.param.snapshot_after_train):
+            return
+        if self.param.snapshot_format == pb.SolverParameter.HDF5:
+            check_hdf5_names(self.net.params)
+        else:
             shapes = {name: [blob.shape for blob in blobs] for name, blobs in self.net.params.items()}
             check_binary_size(self.net.definition, shapes, self.param.snapshot_diff)
             segments = self.net.parameters.segments

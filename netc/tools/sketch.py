@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from netc.data import Source, TopSpec
 from netc.errors import NetcError
@@ -14,6 +15,7 @@ from netc.graph.rules import included
 from netc.layer import LAYER_TYPES, Layer, Shape, SourceLayer
 from netc.passes import run_passes
 from netc.proto import netc_pb2 as pb
+from netc.schema.layer_keys import LayerKey, layer_keys
 from netc.schema.net import ParsedNet
 
 log = logging.getLogger(__name__)
@@ -77,9 +79,9 @@ def sketch(net: ParsedNet, request: Request) -> Sketch:
     return Sketch(_build(net, request, shapes), batch, guessed)
 
 
-def _build(net: ParsedNet, request: Request, shapes: Mapping[str, Sequence[Shape]]) -> Graph:
-    sources = {name: _StatedSource(tops) for name, tops in shapes.items()}
-    return run_passes(build_graph(net.message, Build(request.state, net.positions, shapes, dict(sources))))
+def _build(net: ParsedNet, request: Request, shapes: Mapping[LayerKey, Sequence[Shape]]) -> Graph:
+    sources: dict[LayerKey, Any] = {layer: _StatedSource(tops) for layer, tops in shapes.items()}
+    return run_passes(build_graph(net.message, Build(request.state, net.positions, shapes, sources)))
 
 
 class _StatedSource(Source):
@@ -97,20 +99,22 @@ def _resized(shape: Shape, batch: int, wanted: int) -> Shape:
     return (wanted, *shape[1:]) if shape and shape[0] == batch else shape
 
 
-def _input_shapes(net: ParsedNet, request: Request) -> tuple[dict[str, list[Shape]], tuple[str, ...]]:
-    """The shapes of all tops that come from outside, by layer name; and the layers where they are a guess."""
-    shapes: dict[str, list[Shape]] = {}
+def _input_shapes(net: ParsedNet, request: Request) -> tuple[dict[LayerKey, list[Shape]], tuple[str, ...]]:
+    """The shapes of all tops that come from outside, by layer; and the layers where they are a guess."""
+    shapes: dict[LayerKey, list[Shape]] = {}
     guessed = []
-    for index, spec in enumerate(net.message.layer):
+    chosen = _chosen(net, request)
+    keys = layer_keys(spec.name for _, spec in chosen)
+    for key, (index, spec) in zip(keys, chosen, strict=True):
         kind = LAYER_TYPES.get(spec.type)
-        if kind is None or not _is_fed(kind) or not included(spec, request.state):
+        if kind is None or not _is_fed(kind):
             continue
         layer = kind(
             spec, request.phase, locate=lambda *path, index=index: net.positions.at("layer", index, *path)
         )
         given = [request.shapes.get(top) for top in spec.top]
         if all(shape is not None for shape in given):
-            shapes[spec.name] = [shape for shape in given if shape is not None]
+            shapes[key] = [shape for shape in given if shape is not None]
             continue
         try:
             known = _stated_shapes(layer)
@@ -121,8 +125,18 @@ def _input_shapes(net: ParsedNet, request: Request) -> tuple[dict[str, list[Shap
                 raise
             if given[0] is None:
                 guessed.append(spec.name)
-        shapes[spec.name] = [shape or natural for shape, natural in zip(given, known, strict=False)]
+        shapes[key] = [shape or natural for shape, natural in zip(given, known, strict=False)]
     return shapes, tuple(guessed)
+
+
+def _chosen(net: ParsedNet, request: Request) -> list[tuple[int, pb.LayerParameter]]:
+    """The layers of the wanted state, each with its place in the file."""
+    chosen = []
+    for index, spec in enumerate(net.message.layer):
+        with suppress(NetcError):  # a rule that makes no sense is the graph's to report
+            if included(spec, request.state):
+                chosen.append((index, spec))
+    return chosen
 
 
 def _is_fed(kind: type[Layer]) -> bool:

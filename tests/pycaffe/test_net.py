@@ -113,6 +113,37 @@ def test_layers_have_types_and_blobs(net: netc.Net) -> None:
     assert list(net.layer_dict) == list(net._layer_names)
 
 
+def test_of_layers_of_one_name_params_shows_the_last_and_layers_shows_all(tmp_path: Path) -> None:
+    text = 'layer { name: "x" type: "Input" top: "x" input_param { shape { dim: 2 dim: 3 } } }'
+    text += (
+        'layer { name: "ip" type: "InnerProduct" bottom: "x" top: "a" inner_product_param { num_output: 4 } }'
+    )
+    text += 'layer { name: "ip" type: "ReLU" bottom: "a" top: "b" }'
+    text += (
+        'layer { name: "ip" type: "InnerProduct" bottom: "b" top: "c" inner_product_param { num_output: 5 } }'
+    )
+    net = netc.Net(write_net(tmp_path, text), netc.TEST)
+    assert list(net._layer_names) == ["x", "ip", "ip", "ip"]
+    assert [[blob.shape for blob in layer.blobs] for layer in net.layers] == [
+        *([], [(4, 3), (4,)]),
+        *([], [(5, 4), (5,)]),
+    ]
+    assert [(name, [blob.shape for blob in blobs]) for name, blobs in net.params.items()] == [
+        ("ip", [(5, 4), (5,)])
+    ]
+    assert net.params["ip"][0].data is net.layers[3].blobs[0].data
+    assert net.layer_dict["ip"].blobs[0].shape == (5, 4)
+    assert (net.bottom_names["ip"], net.top_names["ip"]) == (["b"], ["c"])
+    for layer, value in ((1, 2), (3, 3)):
+        net.layers[layer].blobs[0].data[...] = value
+    net.save(tmp_path / "w.caffemodel")
+    other = netc.Net(str(tmp_path / "net.prototxt"), netc.TEST, weights=str(tmp_path / "w.caffemodel"))
+    assert [float(other.layers[layer].blobs[0].data.mean()) for layer in (1, 3)] == [2, 3]
+    with pytest.raises(NetcError, match="two layers of one name"):
+        net.save_hdf5(tmp_path / "w.h5", write_diff=True)
+    assert not (tmp_path / "w.h5").exists()
+
+
 def test_tops_and_bottoms_are_known_by_layer(net: netc.Net) -> None:
     assert net.top_names["conv"] == ["conv"]
     assert net.bottom_names["loss"] == ["ip", "label"]

@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
@@ -16,6 +17,7 @@ from netc.runtime.transfer import counterparts
 from netc.schema.layer_keys import Namesake
 from netc.schema.net import parse_net
 from netc.schema.weights import read_weights
+from netc.solver.side_file import NetState
 
 INPUT = 'layer { name: "x" type: "Input" top: "x" input_param { shape { dim: 2 dim: 3 } } }\n'
 SECOND = Namesake("ip", 2)
@@ -250,3 +252,29 @@ def test_dropout_layers_of_one_name_drop_apart_and_the_first_as_if_it_were_alone
         for j in range(i):
             assert 400 < (kept[i] == kept[j]).sum() < 600
     assert {name: int(draw[0]) for name, draw in both.states.items()} == {"drop/draw": 2, "drop/draw#2": 2}
+
+
+def test_data_layers_of_one_name_each_read_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = ""
+    for top, width in (("a", 3), ("b", 2)):
+        with h5py.File(f"{top}.h5", "w") as file:
+            file[top] = width * 100 + np.arange(4 * width, dtype=np.float32).reshape(4, width)
+        Path(f"{top}.txt").write_text(f"{top}.h5\n")
+        options = f'hdf5_data_param {{ source: "{top}.txt" batch_size: 2 }}'
+        text += f'layer {{ name: "data" type: "HDF5Data" top: "{top}" {options} }}\n'
+    text += 'layer { name: "data" type: "ReLU" bottom: "a" top: "c" }\n'
+    net = net_of(text)
+    for first in (0, 2, 0):
+        net.forward()
+        for top, width in (("a", 3), ("b", 2), ("c", 3)):
+            wanted = width * 100 + np.arange(4 * width).reshape(4, width)[first : first + 2]
+            np.testing.assert_array_equal(net.blobs[top].data, wanted)
+    assert list(net.sources) == ["data", ("data", 2)]
+    there = NetState.of(net)
+    net.forward()
+    after = net.blobs["b"].data.copy()
+    assert there.restore(net) == []
+    net.forward()
+    np.testing.assert_array_equal(net.blobs["b"].data, after)
+    net.close()

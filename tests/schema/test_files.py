@@ -12,6 +12,7 @@ import pytest
 from netc.errors import NetcError
 from netc.proto import netc_pb2 as pb
 from netc.schema.blobs import array_to_blob, blob_to_array, read_blob, read_mean, write_mean
+from netc.schema.layer_keys import Namesake
 from netc.schema.net import parse_net
 from netc.schema.state import SolverState, check_state_size, read_state, write_state
 from netc.schema.weights import check_binary_size, read_weights, same_shape, write_weights
@@ -163,6 +164,37 @@ def test_gradients_stand_beside_the_weights(
     write_weights(tmp_path / "w.h5", net, weights, diffs=diffs)
     with h5py.File(tmp_path / "w.h5") as file:
         np.testing.assert_array_equal(file["diff/a/0"][()], diffs["a"][0])
+
+
+def test_layers_of_one_name_are_written_and_read_in_their_order(tmp_path: Path) -> None:
+    net = parse_net('layer { name: "a" } layer { name: "b" } layer { name: "a" } layer { name: "a" }').message
+    weights = {
+        "a": [np.full(1, 1)],
+        "b": [],
+        Namesake("a", 2): [np.full(2, 2)],
+        Namesake("a", 3): [np.full(3, 3)],
+    }
+    write_weights(tmp_path / "w.caffemodel", net, weights)
+    stored = parse_plain(tmp_path / "w.caffemodel", pb.NetParameter())
+    assert [[list(blob.data) for blob in layer.blobs] for layer in stored.layer] == [
+        *([[1]], []),
+        *([[2, 2]], [[3, 3, 3]]),
+    ]
+    read = read_weights(tmp_path / "w.caffemodel")
+    assert {layer: array.tolist() for layer, (array,) in read.items()} == {
+        "a": [1],
+        ("a", 2): [2, 2],
+        ("a", 3): [3, 3, 3],
+    }
+    with pytest.raises(ValueError, match="a#4"):
+        write_weights(tmp_path / "w.caffemodel", net, {Namesake("a", 4): [np.zeros(1)]})
+
+
+def test_hdf5_with_two_layers_of_one_name_is_refused_whole(tmp_path: Path) -> None:
+    net = parse_net('layer { name: "a" } layer { name: "a" }').message
+    with pytest.raises(NetcError, match="two layers of one name") as caught:
+        write_weights(tmp_path / "w.h5", net, {"a": [np.zeros(1)], Namesake("a", 2): [np.zeros(1)]})
+    assert (caught.value.layer, list(tmp_path.iterdir())) == ("a", [])
 
 
 def test_weights_of_a_layer_that_the_net_lacks_are_refused(tmp_path: Path, net: pb.NetParameter) -> None:

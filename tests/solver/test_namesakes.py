@@ -88,8 +88,15 @@ def test_snapshot_diff_stores_the_gradients_of_both(folder: Path) -> None:
 
 
 def test_an_hdf5_snapshot_is_refused_and_leaves_nothing(folder: Path) -> None:
-    path = make_run(folder, snapshot_format="HDF5")
+    options = {"snapshot": 0, "snapshot_format": "HDF5"}
+    path = make_run(folder, **options)
+    path.write_text(path.read_text() + "snapshot_after_train: false")
     with pytest.raises(NetcError, match="two layers of one name") as caught:
         get_solver(path).snapshot()
     assert "BINARYPROTO" in str(caught.value.remedy)
     assert not [file for file in folder.iterdir() if "snap" in file.name]
+
+
+def test_hdf5_snapshots_are_refused_before_training(folder: Path) -> None:
+    with pytest.raises(NetcError, match="two layers of one name"):
+        get_solver(make_run(folder, snapshot_format="HDF5"))

@@ -67,7 +67,7 @@ def duplicate_names(view: NetView) -> Iterator[Hit]:
             name, line = layer.spec.name, first[layer.spec.name].at("name").line
             yield layer.hit(
                 f"two layers of phase {view.phase_name} are called {name!r}, the other in line {line}",
-                "rename one: weights are found by name, and one would take the other's",
+                "rename one: Caffe finds weights by name, and the first would take the other's",
                 "name",
             )
 
