@@ -20,7 +20,8 @@ layer { name: "data" type: "DummyData" top: "data"
         dummy_data_param { shape { dim: 2 dim: 16 dim: 32 dim: 32 } } }
 layer { name: "a" type: "Convolution" bottom: "data" top: "a"
         convolution_param { num_output: 16 kernel_size: 3 weight_filler { type: "xavier" } } }
-layer { name: "b" type: "Convolution" bottom: "a" top: "b" convolution_param { num_output: 2 kernel_size: 3 } }
+layer { name: "b" type: "Convolution" bottom: "a" top: "b"
+        convolution_param { num_output: 2 kernel_size: 3 } }
 layer { name: "mean" type: "Reduction" bottom: "b" top: "mean" loss_weight: 1 }
 """
 

@@ -79,7 +79,7 @@ def candidates(direction: str, device: Device, shape: ConvShape, math: str) -> l
         return [Candidate(kernels.variant, kernels.variant, getattr(kernels, direction), floats)]
     if math in conv_mma.KERNELS and device.properties.architecture >= LEAST_MMA_ARCHITECTURE:
         return list(_MMA[direction](device, shape, math))
-    return [*_SIMT[direction](device, shape)]
+    return list(_SIMT[direction](device, shape))
 
 
 # ---- ordinary cores ----

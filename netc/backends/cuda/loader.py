@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 from netc.backends.cuda.kernel import Kernel, Variant
+from netc.cores import cores_allowed
 from netc.errors import NetcError
 
 
@@ -59,7 +59,7 @@ class Loader:
             yield
             self._finish_all()
             return
-        with ThreadPoolExecutor(len(os.sched_getaffinity(0)), "compile") as self._pool:
+        with ThreadPoolExecutor(cores_allowed(), "compile") as self._pool:
             try:
                 yield
                 self._finish_all()

@@ -9,12 +9,14 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 from netc.backends.cuda.cache_folder import cache_folder
 from netc.backends.cuda.kernel import Variant
 from netc.backends.cuda.sources import digest, included_files, source_digest
+from netc.cores import cores_allowed
 from netc.errors import Location, NetcError
 from netc.kernels_folder import kernels_folder
 from netc.schema.atomic import replacing
@@ -65,8 +67,24 @@ def build_runtime() -> Path:
     key = digest(*(source_digest(path, (), RUNTIME_FLAGS, _compiler()) for path in parts))
     with _missing("runtime", key) as (library, target):
         if target:
-            _run("the emulator's runtime", [*RUNTIME_FLAGS, "-shared", *map(str, parts), "-o", str(target)])
+            _link_runtime(parts, target)
     return library
+
+
+def _link_runtime(parts: Sequence[Path], target: Path) -> None:
+    """Compiles the parts at the same time, and links them."""
+    what = "the emulator's runtime"
+    unlinked = [target.with_suffix(f".{part.stem}.o") for part in parts]
+    try:
+        with ThreadPoolExecutor(cores_allowed()) as pool:
+            commands = [
+                [*RUNTIME_FLAGS, "-c", str(p), "-o", str(o)] for p, o in zip(parts, unlinked, strict=True)
+            ]
+            list(pool.map(lambda command: _run(what, command), commands))
+        _run(what, ["-shared", *map(str, unlinked), "-o", str(target)])
+    finally:
+        for file in unlinked:
+            file.unlink(missing_ok=True)
 
 
 def build_kernel(variant: Variant, check: bool) -> Path:
