@@ -19,8 +19,8 @@ from netc.schema.net import parse_net
 from tests.reference.folder import every_file
 
 RELATIVE, ABSOLUTE = 1e-5, 1e-7  # of the largest element, as for the golden cases
-# oneDNN sums in another order than Caffe's matrix products. Of the 130,000 cells of AlexNet's conv4 one is within
-# rounding of zero: its ReLU then falls on the other side, and the gradients below carry that on.
+# oneDNN sums in another order than Caffe's matrix products. Of the 130,000 cells of AlexNet's conv4 one is
+# within rounding of zero: its ReLU then falls on the other side, and the gradients below carry that on.
 GRADIENTS = {"plain": RELATIVE, "onednn": 5e-3}
 BIAS_SCALE = 0.05
 
