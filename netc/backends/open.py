@@ -17,3 +17,12 @@ def open_backend(gpu: str | int = "", *, math: str = "fp32", deterministic: bool
     from netc.backends.cuda.open import open_device
 
     return CudaBackend(open_device(gpu), math, deterministic)
+
+
+def gpu_is_there() -> bool:
+    """Whether CuPy and a GPU that it can use are at hand."""
+    try:
+        import cupy
+    except ImportError:
+        return False
+    return bool(cupy.is_available())

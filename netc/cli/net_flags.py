@@ -56,13 +56,17 @@ def read_shapes(text: str) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def choose_device(flags: Flags, source: str = "") -> Backend:
-    """Where the net will run, which the log says. Raises NetcError where -gpu asks for what there is not."""
+def choose_device(flags: Flags, source: str = "", default: str = "") -> Backend:
+    """Where the net will run, which the log says; default: the GPU to take without -gpu.
+
+    Raises NetcError where -gpu asks for what there is not.
+    """
     from netc.backends.open import open_backend
 
-    backend = open_backend(flags.gpu, math=flags.math, deterministic=flags.deterministic)
-    if flags.gpu.strip():
-        log.info("Using GPUs %s (%s)", flags.gpu, backend.name, extra={"source": source})
+    gpu = flags.gpu.strip() or default
+    backend = open_backend(gpu, math=flags.math, deterministic=flags.deterministic)
+    if gpu:
+        log.info("Using GPUs %s (%s)", gpu, backend.name, extra={"source": source})
     else:
         log.info("Use CPU.", extra={"source": source})
     return backend

@@ -46,10 +46,12 @@ def run(flags: Flags) -> int:
     require(flags, "solver", EXAMPLE)
     _check(flags)
     limit_threads(flags)
-    backend = choose_device(flags, "caffe.cpp:197")
+    # A device that is named is opened, or refused, before anything is read.
+    named = choose_device(flags, "caffe.cpp:197") if flags.gpu.strip() else None
     from netc.solver import get_solver, latest
 
     definition = _definition(flags)
+    backend = named or choose_device(flags, "caffe.cpp:197", _gpu_of(definition))
     with ExitStack() as stack:
         hooks = _hooks(flags, stack)
         solver = get_solver(
@@ -98,6 +100,14 @@ def _definition(flags: Flags) -> pb.SolverParameter:
     if flags.seed is not None:
         definition.random_seed = flags.seed
     return definition
+
+
+def _gpu_of(definition: pb.SolverParameter) -> str:
+    """The GPU that a solver asks for by its solver_mode, where there is one; the log tells where not."""
+    from netc.backends.open import gpu_is_there
+
+    wanted = definition.solver_mode == type(definition).GPU
+    return str(definition.device_id) if wanted and gpu_is_there() else ""
 
 
 def _hooks(flags: Flags, stack: ExitStack) -> list[Hook]:

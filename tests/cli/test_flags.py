@@ -1,8 +1,12 @@
 """Flags in every spelling that gflags knows, and what is said about the ones it would not take."""
 
 import pytest
+from google.protobuf import text_format
 
+from netc.backends import open as backends
+from netc.cli import train
 from netc.cli.flags import Flag, Flags, UsageError, parse_flags
+from netc.proto import netc_pb2 as pb
 
 TABLE = (
     Flag("solver", "string", "", "a file"),
@@ -141,3 +145,14 @@ def test_a_value_outside_the_choices_is_told() -> None:
         parse("-backend", "lmbd")
     assert caught.value.expected == "lmdb or leveldb"
     assert caught.value.remedy == "did you mean lmdb?"
+
+
+@pytest.mark.parametrize(
+    ("solver_mode", "there", "gpu"), [("GPU", True, "2"), ("GPU", False, ""), ("CPU", True, "")]
+)
+def test_a_solver_gets_the_gpu_it_asks_for_where_there_is_one(
+    solver_mode: str, there: bool, gpu: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backends, "gpu_is_there", lambda: there)
+    definition = text_format.Parse(f"solver_mode: {solver_mode} device_id: 2", pb.SolverParameter())
+    assert train._gpu_of(definition) == gpu
