@@ -219,23 +219,41 @@ class Net:
 
     def forward_backward(self) -> float:
         """One forward and one backward pass over all layers; the loss."""
-        if self.callbacks.around_forward:
-            loss = self.forward()
+        last = len(self.graph.nodes) - 1
+        if self._is_watched or not self.demand.backward:
+            loss = self.forward_layers(0, last)
             self.backward()
             return loss
-        self._run_layers(0, len(self.graph.nodes) - 1)
-        self.backward()  # before the loss is looked at: the device need not wait for that
+        self._begin(0, last)
+        if self._program.runs_in_one:
+            self._program.forward_backward()
+        else:
+            self._run_from(0, last)
+            self._program.backward()
         return self._program.loss()
 
     def _forward(self, first: int, last: int) -> float:
         self._run_layers(first, last)
         return self._program.loss(self._chosen(first, last))
 
+    @property
+    def _is_watched(self) -> bool:
+        """Whether a user wants to be told of layers, or the log of what they make."""
+        return self.debug_info or bool(self.callbacks.around_forward or self.callbacks.around_backward)
+
     def _run_layers(self, first: int, last: int) -> None:
         """One forward pass over the layers of these indices, through every change of shapes."""
+        self._begin(first, last)
+        self._run_from(first, last)
+
+    def _begin(self, first: int, last: int) -> None:
+        """What comes before a forward pass: new shapes, what users have written, the next batch."""
         self.reshape()
         self.backend.push()
         self._feed(first, last)
+        self._program.watcher = watch.log_step if self.debug_info else None
+
+    def _run_from(self, first: int, last: int) -> None:
         begin, settled = first, None
         while change := self._run_forward(begin, last, settled):
             settled = self._follow(change)

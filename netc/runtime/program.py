@@ -153,6 +153,7 @@ class Program:
         self._unwatched = {
             "forward": self.backend.record(self.forward_steps),
             "backward": self.backend.record(self.backward_steps),
+            "both": self.backend.record([*self.forward_steps, *self.backward_steps]),
         }
 
     def _bound(
@@ -268,6 +269,15 @@ class Program:
         """Runs the backward steps, of all nodes or of these; parameter gradients are added to."""
         self._run("backward", nodes)
 
+    @property
+    def runs_in_one(self) -> bool:
+        """Whether nothing has to be looked at between the steps of a forward and a backward pass."""
+        return self.watcher is None and not (self.demand.poison or self._asks_for_shapes)
+
+    def forward_backward(self) -> None:
+        """All forward and all backward steps, where possible as one piece of recorded work."""
+        self._run("both", None)
+
     def loss(self, nodes: Sequence[Node] | None = None) -> float:
         """The weighted sum of what the losses among all nodes, or these, have come to."""
         ran = None if nodes is None else set(nodes)
@@ -280,7 +290,7 @@ class Program:
     def _run(
         self, direction: str, nodes: Sequence[Node] | None, settled: Node | None = None
     ) -> ShapeChange | None:
-        steps: Sequence[Step] = self.forward_steps if direction == "forward" else self.backward_steps
+        steps: Sequence[Step] = self.backward_steps if direction == "backward" else self.forward_steps
         asks = self._asks_for_shapes and direction == "forward"
         watched = self.watcher is not None or self.demand.poison or asks
         if nodes is not None:

@@ -6,10 +6,14 @@ from collections.abc import Iterator
 
 import pytest
 
+from netc.backends.cuda.cupy_device import CupyDevice
+from netc.backends.cuda.device import Device
 from netc.backends.cuda.emulated_device import EmulatedDevice
 from netc.backends.cuda.emulator.compiler import why_unavailable
+from netc.backends.open import gpu_is_there
 
 MODES = {"fast": False, "check": True}
+GPU = ["gpu"] if gpu_is_there() else []  # where there is one, what runs on the emulator runs on it as well
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -24,10 +28,15 @@ def emulator() -> None:
         pytest.skip(reason)
 
 
-@pytest.fixture(params=MODES)
-def device(emulator: None, request: pytest.FixtureRequest) -> Iterator[EmulatedDevice]:
-    """An emulated device in fast mode, then one in check mode."""
-    made = EmulatedDevice(check=MODES[request.param])
+def open_device(kind: str) -> Device:
+    """A GPU, or an emulated device in one of its modes."""
+    return CupyDevice(0) if kind == "gpu" else EmulatedDevice(check=MODES[kind])
+
+
+@pytest.fixture(params=[*MODES, *GPU])
+def device(emulator: None, request: pytest.FixtureRequest) -> Iterator[Device]:
+    """An emulated device in fast mode, then one in check mode; then a GPU, where there is one."""
+    made = open_device(request.param)
     yield made
     made.close()
 
@@ -40,9 +49,9 @@ def checked(emulator: None) -> Iterator[EmulatedDevice]:
     made.close()
 
 
-@pytest.fixture
-def fast(emulator: None) -> Iterator[EmulatedDevice]:
-    """An emulated device in fast mode."""
-    made = EmulatedDevice()
+@pytest.fixture(params=["fast", *GPU])
+def fast(emulator: None, request: pytest.FixtureRequest) -> Iterator[Device]:
+    """An emulated device in fast mode; then a GPU, where there is one."""
+    made = open_device(request.param)
     yield made
     made.close()

@@ -130,7 +130,7 @@ def test_a_net_trains_on_the_device_as_on_the_cpu(fast: EmulatedDevice, make: Ca
     _, wanted = train(make(), CpuBackend(fast=False))
     solver, found = train(make(), CudaBackend(fast))
     np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-3)
-    runs = [step.run for steps in solver.net.program._unwatched.values() for step in steps]
+    runs = [step.run for step in solver.net.program._unwatched["both"]]
     recordings = [run for run in runs if isinstance(run, Recording)]
     assert recordings
     assert all(recording.replays for recording in recordings)
