@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 import weakref
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ from netc.data.raw_images import RawBatch
 from netc.data.writer import writing_database
 from netc.proto import netc_pb2 as pb
 from netc.runtime import Net
+from netc.runtime.net import Shapes
+from netc.runtime.program import Program
 from netc.solver import get_solver, latest
 from netc.solver.waiting import WaitingSpan
 from tests.solver.small_run import make_small_run
@@ -47,6 +50,22 @@ TRANSFORMS = {
     "mirror, a mean for each channel": "mirror: true mean_value: 104 mean_value: 117 mean_value: 123.7",
     "crop, mirror, mean image": 'crop_size: 6 mirror: true scale: 0.00390625 mean_file: "mean.binaryproto"',
 }
+
+
+@pytest.fixture(autouse=True)
+def closed_nets(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Closes every net that a test made, and that is still there."""
+    made: list[weakref.ref[Net]] = []
+    use = Net._use
+
+    def remember(self: Net, program: Program, shapes: Shapes) -> None:
+        made.append(weakref.ref(self))
+        use(self, program, shapes)
+
+    monkeypatch.setattr(Net, "_use", remember)
+    yield
+    for net in filter(None, (reference() for reference in made)):
+        net.close()
 
 
 @pytest.fixture(autouse=True)
