@@ -53,18 +53,18 @@ TRANSFORMS = {
 
 
 @pytest.fixture(autouse=True)
-def closed_nets(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Closes every net that a test made, and that is still there."""
-    made: list[weakref.ref[Net]] = []
+def nets(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Net]]:
+    """The nets that a test makes; they are closed in the end."""
+    made: list[Net] = []
     use = Net._use
 
     def remember(self: Net, program: Program, shapes: Shapes) -> None:
-        made.append(weakref.ref(self))
+        made.append(self)
         use(self, program, shapes)
 
     monkeypatch.setattr(Net, "_use", remember)
-    yield
-    for net in filter(None, (reference() for reference in made)):
+    yield made
+    for net in made:
         net.close()
 
 
@@ -372,13 +372,14 @@ def test_waiting_for_data_is_noted(fast: EmulatedDevice, monkeypatch: pytest.Mon
     assert span.share > 0
 
 
-def test_a_feed_dies_with_its_net(fast: EmulatedDevice) -> None:
+def test_a_feed_dies_with_its_net(fast: EmulatedDevice, nets: list[Net]) -> None:
     write_database([raw(i) for i in range(IMAGES)])
     backend, free = CudaBackend(fast), fast.free_bytes()
     net = net_of(data_layer(), backend)
     net.forward()
     source = weakref.ref(net.sources["d"])
     net.close()
+    nets.clear()
     del net
     gc.collect()
     fast.allocate_array(1)  # frees what nobody uses
