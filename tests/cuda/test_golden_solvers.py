@@ -19,9 +19,19 @@ pytestmark = pytest.mark.cuda
 
 
 @pytest.fixture
-def backend(fast: EmulatedDevice) -> Iterator[CudaBackend]:
-    made = CudaBackend(fast)
+def backend(fast: EmulatedDevice, monkeypatch: pytest.MonkeyPatch) -> Iterator[CudaBackend]:
+    """Where a test's solvers train; they are closed in the end."""
+    made, solvers = CudaBackend(fast), list[Solver]()
+    make_nets = Solver._make_nets
+
+    def remember(self: Solver, seed: int) -> None:
+        make_nets(self, seed)
+        solvers.append(self)
+
+    monkeypatch.setattr(Solver, "_make_nets", remember)
     yield made
+    for solver in solvers:
+        solver.close()
     made.close()
 
 

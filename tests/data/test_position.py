@@ -140,13 +140,15 @@ def test_an_unclosed_source_takes_its_threads_and_program_with_it(make_database,
 
     from .conftest import parse_layer
 
+    others = set(threading.enumerate())
     source = open_source(parse_layer(DATA.format(source=make_database(pictures), prefetch=2)), pb.TRAIN)
     source.next()
     before = children()
     assert before
     del source
     gc.collect()
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("netc-data")]
+    left = set(threading.enumerate()) - others
+    assert not [thread for thread in left if thread.name.startswith("netc-data")]
     assert not children() & before
 
 
