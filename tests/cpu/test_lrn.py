@@ -52,9 +52,9 @@ def test_the_rest_stays_the_layers(options: str, layout: str) -> None:
 
 
 def test_without_numba_the_layer_computes(monkeypatch: pytest.MonkeyPatch) -> None:
-    from netc.backends.cpu import lrn as module
+    from netc.backends.cpu import loops
 
     monkeypatch.setitem(sys.modules, "numba", None)
     monkeypatch.setitem(sys.modules, "netc.backends.cpu.lrn_loops", None)
-    module.compiled.cache_clear()
+    loops.compiled.cache_clear()
     assert FormCase(make_lrn, build(lrn("local_size: 3"), (2, 5, 5, 6)), NHWC).form is None

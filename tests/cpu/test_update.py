@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from google.protobuf import text_format
 
-from netc.backends.cpu import CpuBackend, update
+from netc.backends.cpu import CpuBackend, loops, update
 from netc.proto import netc_pb2 as pb
 from netc.runtime.parameters import Segment
 from netc.solver.rules import RULES
@@ -72,7 +72,7 @@ def any_size(monkeypatch: pytest.MonkeyPatch) -> None:
 @contextmanager
 def team_of(threads: int) -> Iterator[None]:
     """That many threads in OpenMP's team."""
-    openmp = update.openmp()
+    openmp = loops.openmp()
     before = openmp.omp_get_max_threads()
     openmp.omp_set_num_threads(threads)
     try:
@@ -182,7 +182,7 @@ def test_small_and_double_nets_are_left_to_numpy(monkeypatch: pytest.MonkeyPatch
 def test_numpy_updates_where_numba_fails(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def fail(name: str) -> None:
+    def fail(module: str, name: str) -> None:
         raise RuntimeError("cannot be compiled")
 
     monkeypatch.setattr(update, "compiled", fail)
@@ -201,12 +201,12 @@ def test_numpy_updates_where_something_is_missing(
         monkeypatch.setitem(sys.modules, "numba", None)
         monkeypatch.delitem(sys.modules, "netc.backends.cpu.update_loops", raising=False)
     else:
-        monkeypatch.setattr(update, "OPENMP", "libthere_is_none.so.1")
-    update.compiled.cache_clear()
-    update.openmp.cache_clear()
+        monkeypatch.setattr(loops, "OPENMP", "libthere_is_none.so.1")
+    loops.compiled.cache_clear()
+    loops.openmp.cache_clear()
     with caplog.at_level(logging.INFO, "netc"):
         found_arrays = trained("SGD", "", fused=False, backend=CpuBackend())
-    update.openmp.cache_clear()
+    loops.openmp.cache_clear()
     for found, expected in zip(found_arrays, trained("SGD", "", fused=False), strict=True):
         np.testing.assert_array_equal(found, expected)
     assert len([message for message in caplog.messages if "faster with numba" in message]) == 1

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
 
 from netc.backends.cpu.chain import fits
 from netc.backends.cpu.layout import descriptor_of, layout_for
+from netc.backends.cpu.loops import bound, compiled, threads_for
 from netc.backends.cpu.onednn import Engine, Refused, describe, kinds
 from netc.backends.cpu.routine_form import RoutineForm
-from netc.backends.cpu.update import CACHE, OPENMP, openmp
-from netc.backends.cuda.cache_folder import cache_folder
 from netc.backends.form import NHWC, PLAIN, Form, Maker, Mode, Run
 from netc.graph import Node
 from netc.layer import Array, Buffers, Scratch
@@ -86,14 +84,14 @@ class LoopForm(Form):
         super().__init__((node,))
         from netc.backends.cpu.lrn_loops import SCRATCH_ROWS
 
-        self.run = {name: compiled(name) for name in ("forward", "backward")}
+        self.run = {name: compiled("lrn_loops", name) for name in ("forward", "backward")}
         self.bottom_layouts = self.top_layouts = (NHWC,)
         self.backward_bottoms, self.backward_tops = (0,), ()
         images, channels, *pixels = node.inputs[0].shape
         half = layer.options.local_size // 2
         self.numbers = {"rows": images * count(pixels), "channels": channels, "half": half}
         self.numbers |= {"k": layer.k, "weight": layer.weight}
-        self.threads: int = min(openmp().omp_get_max_threads(), images * count(pixels))
+        self.threads = threads_for(images * count(pixels))
         scratch = Scratch((self.threads * SCRATCH_ROWS * (channels + 2 * half),), np.float32)
         self.forward_workspace = self.backward_workspace = {"scratch": scratch}
 
@@ -109,36 +107,8 @@ class LoopForm(Form):
     def _bound(self, direction: str, b: Buffers, **arrays: Array) -> Run:
         from netc.backends.cpu.lrn_loops import JOB
 
-        job = np.zeros(1, JOB)
-        for name, number in self.numbers.items():
-            job[name] = number
-        for name, array in {**arrays, "scratch": b.workspace["scratch"]}.items():
-            job[name] = array.ctypes.data
-        return partial(self.run[direction], job, self.threads)
-
-
-@lru_cache(None)
-def compiled(name: str) -> Callable[[np.ndarray, int], None]:
-    """A loop of lrn_loops.py, compiled, or taken from the user's cache folder; runs on a JOB with a number of
-    threads. Raises ImportError without numba, OSError without OpenMP."""
-    library = openmp()
-    import llvmlite.binding
-    import numba
-
-    from netc.backends.cpu import lrn_loops
-
-    llvmlite.binding.load_library_permanently(OPENMP)  # the loops ask it which thread they run in
-    folder = numba.config.CACHE_DIR
-    numba.config.CACHE_DIR = folder or str(cache_folder(CACHE))
-    try:
-        loop = numba.cfunc(lrn_loops.SIGNATURE, cache=True, **lrn_loops.OPTIONS)(lrn_loops.LOOPS[name])
-    finally:
-        numba.config.CACHE_DIR = folder
-
-    def run(job: np.ndarray, threads: int) -> None:
-        library.GOMP_parallel(loop.address, job.ctypes.data, threads, 0)
-
-    return run
+        arrays["scratch"] = b.workspace["scratch"]
+        return bound(self.run[direction], JOB, self.threads, self.numbers, arrays)
 
 
 def make_lrn(nodes: Sequence[Node], mode: Mode, engine: Engine) -> Form | None:

@@ -10,11 +10,12 @@ element forward, 12 backward.
 from __future__ import annotations
 
 from math import sqrt
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-from numba import carray, float32, from_dtype, int32, int64, njit, types
-from numba.extending import intrinsic
+from numba import carray, float32, int64, njit
+
+from netc.backends.cpu.loop_pieces import CONTRACTED, float_pointer, job_signature, share, team_thread
 
 # Addresses; rows, channels, the channels on each side of a window's middle; s = k + weight * sum of squares.
 JOB: Final = np.dtype(
@@ -22,47 +23,26 @@ JOB: Final = np.dtype(
     + [(name, "i8") for name in ("rows", "channels", "half")]
     + [(name, "f4") for name in ("k", "weight")]
 )
-SIGNATURE: Final = types.void(types.CPointer(from_dtype(JOB)))
-OPTIONS: Final[dict[str, Any]] = {"error_model": "numpy", "fastmath": {"contract"}}
+SIGNATURE: Final = job_signature(JOB)
 SCRATCH_ROWS: Final = 3
 
-team_thread = types.ExternalFunction("omp_get_thread_num", int32())
-team_size = types.ExternalFunction("omp_get_num_threads", int32())
 
-
-@intrinsic
-def _float_pointer(context: Any, address: Any) -> Any:
-    """An address as a pointer to floats."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.inttoptr(args[0], context.get_value_type(signature.return_type))
-
-    return types.CPointer(float32)(types.int64), generate
-
-
-@njit(**OPTIONS)
-def _share(job):
-    """The first of this thread's rows, and the one after its last."""
-    thread, threads = int64(team_thread()), int64(team_size())
-    return job.rows * thread // threads, job.rows * (thread + 1) // threads
-
-
-@njit(**OPTIONS)
+@njit(**CONTRACTED)
 def _rows(address, job):
-    return carray(_float_pointer(address), (job.rows, job.channels))
+    return carray(float_pointer(address), (job.rows, job.channels))
 
 
-@njit(**OPTIONS)
+@njit(**CONTRACTED)
 def _scratch(job):
     """This thread's scratch rows, their margins zero."""
     width = job.channels + 2 * job.half
     mine = job.scratch + 4 * SCRATCH_ROWS * width * int64(team_thread())
-    rows = carray(_float_pointer(mine), (SCRATCH_ROWS, width))
+    rows = carray(float_pointer(mine), (SCRATCH_ROWS, width))
     rows[:] = 0
     return rows[0], rows[1], rows[2]
 
 
-@njit(**OPTIONS)
+@njit(**CONTRACTED)
 def _sum_windows(padded, total, channels, half):
     """total[c] = the sum over the window around c; padded begins with a margin."""
     for c in range(channels):
@@ -77,7 +57,7 @@ def forward(pointer):
     channels, half, k, weight = job.channels, job.half, job.k, job.weight
     bottom, top = _rows(job.bottom, job), _rows(job.top, job)
     squares, total, _ = _scratch(job)
-    for row in range(*_share(job)):
+    for row in range(*share(job.rows)):
         x, y = bottom[row], top[row]
         for c in range(channels):
             squares[half + c] = x[c] * x[c]
@@ -98,7 +78,7 @@ def backward(pointer):
         _rows(job.bottom_grad, job),
     )
     padded, total, first = _scratch(job)
-    for row in range(*_share(job)):
+    for row in range(*share(job.rows)):
         x, dy, dx = bottom[row], top_grad[row], bottom_grad[row]
         for c in range(channels):
             padded[half + c] = x[c] * x[c]
@@ -116,3 +96,4 @@ def backward(pointer):
 
 
 LOOPS: Final = {"forward": forward, "backward": backward}
+OPTIONS: Final = dict.fromkeys(LOOPS, CONTRACTED)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import math
-from collections.abc import Callable, Sequence
-from functools import lru_cache
+from collections.abc import Sequence
 
 import numpy as np
 
 from netc.backends.clipping import clip_scale
-from netc.backends.cuda.cache_folder import cache_folder
+from netc.backends.cpu.loops import compiled, threads_for
 from netc.backends.update_spec import UpdateSpec
 
 log = logging.getLogger(__name__)
@@ -19,10 +17,6 @@ log = logging.getLogger(__name__)
 SMALLEST = 1 << 17  # elements; for fewer, numba is loaded more slowly than it ever makes good
 CHUNK = 1 << 14  # elements of a row: what threads share out
 THREAD_ELEMENTS = 1 << 16  # what a further thread must have to do to be worth its start
-OPENMP = "libgomp.so.1"  # oneDNN's: with one team for both, neither waits for cores that the other keeps busy
-CACHE = "cpu-update"
-
-Loop = Callable[[np.ndarray, int], None]  # runs on a JOB (update_loops.py) with a number of threads
 
 
 class FusedUpdate:
@@ -39,11 +33,11 @@ class FusedUpdate:
         from netc.backends.cpu.update_loops import JOB
 
         self._spec = spec
-        self._loop = compiled(spec.type)
-        self._square_sums = compiled("square_sums") if spec.clip >= 0 else None
+        self._loop = compiled("update_loops", spec.type)
+        self._square_sums = compiled("update_loops", "square_sums") if spec.clip >= 0 else None
         self._rows = rows_of(spec)
         most = -(-int(self._rows["count"].sum()) // THREAD_ELEMENTS)
-        self._threads = max(1, min(openmp().omp_get_max_threads(), most))
+        self._threads = threads_for(most)
         self._sums = np.zeros(len(self._rows))
         self._arrays = (data, grad, *history)  # the job has their addresses
         first, second = (*history, history[0])[:2]
@@ -120,42 +114,3 @@ def adams_correction(spec: UpdateSpec, iteration: int) -> float:
     """Of the bias that Adam's averages have towards their start, zero."""
     t = iteration + 1
     return math.sqrt(1 - spec.momentum2**t) / (1 - spec.momentum**t)
-
-
-@lru_cache(None)
-def openmp() -> ctypes.CDLL:
-    """GNU's OpenMP. Raises OSError where the machine has none."""
-    library = ctypes.CDLL(OPENMP)
-    # Of the interface that compilers use: runs a function with an argument in every thread of a team.
-    library.GOMP_parallel.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
-    library.GOMP_parallel.restype = None
-    return library
-
-
-@lru_cache(None)
-def compiled(name: str) -> Loop:
-    """A loop of update_loops.py by its solver type, compiled, or taken from the user's cache folder.
-
-    Raises ImportError without numba, OSError without OpenMP.
-    """
-    library = openmp()
-    import llvmlite.binding
-    import numba
-
-    from netc.backends.cpu import update_loops
-
-    llvmlite.binding.load_library_permanently(OPENMP)  # the loops ask it which thread they run in
-    loop = update_loops.LOOPS[name]
-    folder = numba.config.CACHE_DIR
-    numba.config.CACHE_DIR = folder or str(cache_folder(CACHE))
-    try:
-        native = numba.cfunc(update_loops.SIGNATURE, cache=True, **update_loops.OPTIONS[name])(loop)
-    finally:
-        numba.config.CACHE_DIR = folder
-
-    address = native.address
-
-    def run(job: np.ndarray, threads: int) -> None:
-        library.GOMP_parallel(address, job.ctypes.data, threads, 0)
-
-    return run

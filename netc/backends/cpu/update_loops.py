@@ -9,11 +9,18 @@ Bound: memory; 16 bytes an element for parameter and gradient, 8 for each histor
 from __future__ import annotations
 
 from math import sqrt
-from typing import Any, Final
 
 import numpy as np
-from numba import carray, float32, float64, from_dtype, int32, int64, njit, types
-from numba.extending import intrinsic
+from numba import carray, float32, float64, from_dtype, njit
+
+from netc.backends.cpu.loop_pieces import (
+    STRICT,
+    double_pointer,
+    float_pointer,
+    job_signature,
+    pointer_to,
+    share,
+)
 
 # One stretch of the arenas; rate: lr_mult; decay: weight_decay * decay_mult.
 ROW = np.dtype([("start", "i8"), ("count", "i8"), ("rate", "f8"), ("decay", "f4"), ("unused", "f4")])
@@ -24,47 +31,14 @@ JOB = np.dtype(
     + [(name, "f8") for name in ("rate", "correction")]
     + [(name, "f4") for name in ("scale", "l1", "momentum", "momentum2", "delta", "lookahead", "new", "new2")]
 )
-SIGNATURE = types.void(types.CPointer(from_dtype(JOB)))
-STRICT: Final[dict[str, Any]] = {"error_model": "numpy"}  # a division by zero gives infinity
+SIGNATURE = job_signature(JOB)
 
-team_thread = types.ExternalFunction("omp_get_thread_num", int32())
-team_size = types.ExternalFunction("omp_get_num_threads", int32())
-
-
-def _pointer_to(element: Any) -> Any:
-    """How numba makes an address a pointer to elements of this type."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.inttoptr(args[0], context.get_value_type(signature.return_type))
-
-    return types.CPointer(element)(types.int64), generate
-
-
-@intrinsic
-def _row_pointer(context: Any, address: Any) -> Any:
-    return _pointer_to(from_dtype(ROW))
-
-
-@intrinsic
-def _float_pointer(context: Any, address: Any) -> Any:
-    return _pointer_to(types.float32)
-
-
-@intrinsic
-def _double_pointer(context: Any, address: Any) -> Any:
-    return _pointer_to(types.float64)
-
-
-@njit(**STRICT)
-def _share(job):
-    """The first of this thread's rows, and the one after its last."""
-    thread, threads = int64(team_thread()), int64(team_size())
-    return job.row_count * thread // threads, job.row_count * (thread + 1) // threads
+_row_pointer = pointer_to(from_dtype(ROW))
 
 
 @njit(**STRICT)
 def _floats(address, row):
-    return carray(_float_pointer(address + 4 * row.start), row.count)
+    return carray(float_pointer(address + 4 * row.start), row.count)
 
 
 @njit(**STRICT)
@@ -91,7 +65,7 @@ def _gradient(g, w, scale, decay, l1):
 def sgd(pointer):
     job = carray(pointer, 1)[0]
     scale, l1, momentum = job.scale, job.l1 != 0, job.momentum
-    for number in range(*_share(job)):
+    for number in range(*share(job.row_count)):
         w, g, h, _, rate, decay = _stretch(job, number)
         for i in range(len(w)):
             h[i] = momentum * h[i] + rate * _gradient(g[i], w[i], scale, decay, l1)
@@ -102,7 +76,7 @@ def sgd(pointer):
 def nesterov(pointer):
     job = carray(pointer, 1)[0]
     scale, l1, momentum, lookahead = job.scale, job.l1 != 0, job.momentum, job.lookahead
-    for number in range(*_share(job)):
+    for number in range(*share(job.row_count)):
         w, g, h, _, rate, decay = _stretch(job, number)
         for i in range(len(w)):
             old = momentum * h[i]
@@ -114,7 +88,7 @@ def nesterov(pointer):
 def adagrad(pointer):
     job = carray(pointer, 1)[0]
     scale, l1, delta = job.scale, job.l1 != 0, job.delta
-    for number in range(*_share(job)):
+    for number in range(*share(job.row_count)):
         w, g, h, _, rate, decay = _stretch(job, number)
         for i in range(len(w)):
             gradient = _gradient(g[i], w[i], scale, decay, l1)
@@ -126,7 +100,7 @@ def adagrad(pointer):
 def rmsprop(pointer):
     job = carray(pointer, 1)[0]
     scale, l1, delta, kept, new = job.scale, job.l1 != 0, job.delta, job.momentum2, job.new2
-    for number in range(*_share(job)):
+    for number in range(*share(job.row_count)):
         w, g, h, _, rate, decay = _stretch(job, number)
         for i in range(len(w)):
             gradient = _gradient(g[i], w[i], scale, decay, l1)
@@ -138,7 +112,7 @@ def rmsprop(pointer):
 def adadelta(pointer):
     job = carray(pointer, 1)[0]
     scale, l1, delta, kept, new = job.scale, job.l1 != 0, job.delta, job.momentum, job.new
-    for number in range(*_share(job)):
+    for number in range(*share(job.row_count)):
         w, g, h, s, rate, decay = _stretch(job, number)
         for i in range(len(w)):
             gradient = _gradient(g[i], w[i], scale, decay, l1)
@@ -153,7 +127,7 @@ def adam(pointer):
     job = carray(pointer, 1)[0]
     scale, l1, delta = job.scale, job.l1 != 0, job.delta
     kept, new, kept2, new2 = job.momentum, job.new, job.momentum2, job.new2
-    for number in range(*_share(job)):
+    for number in range(*share(job.row_count)):
         w, g, m, v, rate, decay = _stretch(job, number)
         for i in range(len(w)):
             gradient = _gradient(g[i], w[i], scale, decay, l1)
@@ -166,8 +140,8 @@ def adam(pointer):
 def square_sums(pointer):
     """Leaves the sum of squares of each row's gradients, in double."""
     job = carray(pointer, 1)[0]
-    sums = carray(_double_pointer(job.sums), job.row_count)
-    for number in range(*_share(job)):
+    sums = carray(double_pointer(job.sums), job.row_count)
+    for number in range(*share(job.row_count)):
         gradients = _stretch(job, number)[1]
         total = 0.0
         for i in range(len(gradients)):
