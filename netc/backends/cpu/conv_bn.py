@@ -17,7 +17,7 @@ from netc.backends.cpu.conv import CONVOLUTIONS, make_convolution
 from netc.backends.cpu.filters import FiltersForm, Layouts, in_best_layout
 from netc.backends.cpu.geometry import Geometry, convolution
 from netc.backends.cpu.onednn import Attributes, Descriptor, Engine, Refused, Routine, kinds
-from netc.backends.form import Form, Maker, Mode, Run
+from netc.backends.form import NHWC, Form, Maker, Mode, Run
 from netc.graph import Node
 from netc.layer import Array, Buffers, Scratch
 from netc.layer.conv import SlidingFilters
@@ -57,9 +57,16 @@ class ConvolutionBatchNormForm(Form):
     def flops(self) -> int:
         return self.parts[0].flops()
 
+    def _convolved(self, memory: Array) -> Array:
+        """What lies between the parts, as the first one's top."""
+        if self.parts[0].top_layouts != (NHWC,):
+            return memory
+        images, channels, height, width = self.parts[0].geometry.top
+        return memory.view(np.float32).reshape(images, height, width, channels).transpose(0, 3, 1, 2)
+
     def _buffers(self, b: Buffers) -> tuple[Buffers, Buffers]:
         """Each part's own."""
-        between, cut = [b.saved[BETWEEN]], self.first_params
+        between, cut = [self._convolved(b.saved[BETWEEN])], self.first_params
         first = Buffers(b.bottoms, between, b.params[:cut], _part(0, b.saved))
         second = Buffers(between, b.tops, b.params[cut:], _part(1, b.saved))
         first.param_grads, second.param_grads = b.param_grads[:cut], b.param_grads[cut:]
@@ -105,7 +112,7 @@ class ScaledConvolutionForm(FiltersForm):
         return in_sequence(
             [
                 partial(scale_and_shift, params[:STATISTICS], eps, scale, shift, factor, summand),
-                self.forward_routine.bind(arrays, b.workspace),
+                self.bind_forward(arrays, b.workspace),
             ]
         )
 

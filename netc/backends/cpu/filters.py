@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from netc.backends.cpu.activation import add_relu_backward, relu_can_end, slope_of
-from netc.backends.cpu.chain import fits
+from netc.backends.cpu.chain import fits, in_sequence
+from netc.backends.cpu.filter_parts import Part, data_part, filters_part, forward_part, merged
+from netc.backends.cpu.first_conv import first_filters
 from netc.backends.cpu.geometry import Geometry
 from netc.backends.cpu.layout import IMAGE_CHANNELS, WASTE, descriptor_of, filled, layout_for
 from netc.backends.cpu.onednn import (
@@ -68,23 +70,48 @@ class FiltersForm(RoutineForm):
         self.bottom_layouts, self.top_layouts = (layouts.bottom,), (layouts.top,)
         self._describe_operands(layouts)
         self.primitive = self._describe_forward(mode.backward)
+        channels_last = kind == "convolution" and layouts == Layouts(NHWC, NHWC)
+        self.forward_part = (
+            forward_part(engine, geometry, self.slope, held=packs_once) if channels_last else None
+        )
         self.packed = self._packed_memory() if packs_once else None
-        self._write_forward(self.forward_routine)
+        if self.forward_part is None:
+            self._write_forward(self.forward_routine)
         self.backward_bottoms, self.backward_tops = (), ()
+        self.backward_parts: list[Part] = []
         if mode.backward and self.needs_backward:
-            self._write_backward(self.backward_routine)
+            self._write_backward(self.backward_routine, channels_last)
             self.backward_bottoms = (0,) if any(self.param_needs_grad) else ()
             self.backward_tops = () if self.slope is None else (0,)
         self.take_workspaces()
-        self.variant = f"onednn {self.primitive.implementation} {layouts.bottom} to {layouts.top}"
+        self.variant = f"{self._variant()} {layouts.bottom} to {layouts.top}"
+
+    def _variant(self) -> str:
+        part = self.forward_part
+        return f"onednn {self.primitive.implementation}" if part is None else part.variant
+
+    def take_workspaces(self) -> None:
+        self.forward_workspace = self._forward().workspace
+        self.backward_workspace = merged(
+            part.workspace for part in (self.backward_routine, *self.backward_parts)
+        )
 
     def forward(self, b: Buffers) -> Run:
-        return self.forward_routine.bind(self.forward_arrays(b), b.workspace)
+        return self.bind_forward(self.forward_arrays(b), b.workspace)
+
+    def bind_forward(self, arrays: Mapping[str, Array], workspace: Mapping[str, Array]) -> Run:
+        """The forward pass on these arrays."""
+        return self._forward().bind(arrays, workspace)
+
+    def _forward(self) -> Part | Routine:
+        return self.forward_routine if self.forward_part is None else self.forward_part
 
     def prepare(self, b: Buffers) -> Run | None:
         """Reorders the weights for all passes to come; None where every pass does."""
         if self.packed is None:
             return None
+        if self.forward_part is not None:
+            return self.forward_part.pack(b.params[0], self.packed)
         routine = Routine(self.engine)
         source = routine.operand("weight", self.weight)
         routine.reorder(source, routine.operand("packed", self.primitive.argument(kinds.WEIGHTS)))
@@ -99,7 +126,8 @@ class FiltersForm(RoutineForm):
 
     def _packed_memory(self) -> np.ndarray:
         """Memory for the weights in the order that the primitive wants."""
-        nbytes = self.primitive.argument(kinds.WEIGHTS).nbytes
+        part = self.forward_part
+        nbytes = self.primitive.argument(kinds.WEIGHTS).nbytes if part is None else part.packed_nbytes
         raw = np.zeros(nbytes + ALIGNMENT, np.uint8)
         start = -raw.ctypes.data % ALIGNMENT
         return raw[start : start + nbytes]
@@ -114,7 +142,8 @@ class FiltersForm(RoutineForm):
             "weight gradient": b.param_grads[0],
             "bias gradient": b.param_grads[-1],
         }
-        return self.backward_routine.bind(arrays, b.workspace)
+        routine = [self.backward_routine] if self.backward_routine.steps else []
+        return in_sequence([part.bind(arrays, b.workspace) for part in (*routine, *self.backward_parts)])
 
     def flops(self) -> int:
         return self.geometry.flops
@@ -177,19 +206,50 @@ class FiltersForm(RoutineForm):
         reads |= self._operands_after(routine)
         routine.add(self.primitive, reads, {kinds.DESTINATION: routine.operand("top", self.top)})
 
-    def _write_backward(self, routine: Routine) -> None:
+    def _write_backward(self, routine: Routine, channels_last: bool) -> None:
+        """The routine, and the parts that run after it."""
+        if first := self._first_part():
+            self.backward_parts.append(first)
+            return
         gradient = routine.operand("top gradient", self.top)
         if self.slope is not None:
             add_relu_backward(routine, self.slope, routine.operand("top", self.top), gradient)
         if any(self.param_needs_grad):
-            self._add_weights(routine, gradient)
+            part = self._filters_part() if channels_last else None
+            if part is None:
+                self._add_weights(routine, gradient)
+            else:
+                self.backward_parts.append(part)
         if self.input_needs_grad[0]:
-            data = self._describe_backward("data", self.inner_bottom, self.inner_weight, self.inner_top)
-            routine.add(
-                data,
-                {kinds.DESTINATION_GRADIENT: gradient, kinds.WEIGHTS: routine.operand("weight", self.weight)},
-                {kinds.SOURCE_GRADIENT: routine.operand("bottom gradient", self.bottom)},
-            )
+            data = data_part(self.engine, self.geometry) if channels_last else None
+            if data is None:
+                self._add_data(routine, gradient)
+            else:
+                self.backward_parts.append(data)
+
+    def _first_part(self) -> Part | None:
+        """The part that is all of the backward pass where the bottom holds images, from outside."""
+        if self.kind != "convolution" or self.bottom_layouts != (PLAIN,) or self.input_needs_grad[0]:
+            return None
+        (layout,) = self.top_layouts or (PLAIN,)
+        wanted = (self.param_needs_grad[0], self.biased and self.param_needs_grad[1])
+        adds = (not self.fresh[0], self.biased and not self.fresh[1])
+        return first_filters(self.geometry, layout, self.engine.block, self.slope, wanted, adds)
+
+    def _filters_part(self) -> Part | None:
+        """The part that computes the gradients of weights and bias."""
+        biased = self.biased and self.param_needs_grad[1]
+        adds = (not self.fresh[0], self.biased and not self.fresh[1])
+        return filters_part(self.engine, self.geometry, (self.param_needs_grad[0], biased), adds)
+
+    def _add_data(self, routine: Routine, gradient: str) -> None:
+        """The gradient of the bottom."""
+        data = self._describe_backward("data", self.inner_bottom, self.inner_weight, self.inner_top)
+        routine.add(
+            data,
+            {kinds.DESTINATION_GRADIENT: gradient, kinds.WEIGHTS: routine.operand("weight", self.weight)},
+            {kinds.SOURCE_GRADIENT: routine.operand("bottom gradient", self.bottom)},
+        )
 
     def _add_weights(self, routine: Routine, gradient: str) -> None:
         """The gradients of the weights and of the bias."""
@@ -210,6 +270,10 @@ class FiltersForm(RoutineForm):
             bias = routine.operand("bias gradient", self.bias)
             results[not self.fresh[1]][kinds.BIAS_GRADIENT] = bias
         routine.add(primitive, reads, writes=results[False], adds=results[True])
+        if self.geometry.is_thinned:
+            # oneDNN gathers the cells that count in the scratchpad: whole vectors, whose tails overhang.
+            narrowest = min(self.geometry.bottom[1], self.geometry.top[1])
+            routine.scratchpad_factor = -(-self.engine.block // narrowest)
 
 
 def make_filters(

@@ -38,6 +38,18 @@ class Geometry:
         return (self.top[1],)
 
     @property
+    def is_pointwise(self) -> bool:
+        """Whether it is a product of matrices, with a row for each pixel of an image."""
+        ones = len(self.bottom) == len(self.weight) == 4 and count(self.weight[2:]) == 1
+        return ones and set(self.stride) == {1} and not any((*self.before, *self.behind))
+
+    @property
+    def is_thinned(self) -> bool:
+        """Whether every filter sees one cell at a time, and leaves out some between them."""
+        kernel = self.weight[-len(self.stride) :]
+        return set(kernel) == {1} and set(self.stride) != {1}
+
+    @property
     def flops(self) -> int:
         """Multiplications and additions of a convolution of the bottom."""
         return 2 * self.top[0] * count(self.top[2:]) * count(self.weight)

@@ -1,0 +1,439 @@
+"""Convolution with few multiplications, after Winograd: 36 for 16 cells of a 3 x 3 filter or 4 of a 5 x 5.
+
+The image's tiles and the filters are taken to 6 x 6 points by loops of our own (winograd_loops.py),
+multiplied there by oneDNN, point by point as products of matrices, and taken back. Some tiles go through at a
+time, so that their points stay in the cache. Lavin and Gray, Fast algorithms for convolutional neural
+networks (2015).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final
+
+import numpy as np
+
+from netc.backends.cpu.chain import in_sequence
+from netc.backends.cpu.geometry import Geometry
+from netc.backends.cpu.loops import bound, compiled, threads_for
+from netc.backends.cpu.onednn import Descriptor, Engine, Refused, Routine, describe, kinds
+from netc.backends.cpu.onednn.functions import dims
+from netc.backends.cpu.onednn.product import Product
+from netc.backends.form import Run
+from netc.layer import Array, Scratch, Shape
+
+POINTS: Final = 36
+CELLS: Final = {3: 4, 5: 2}  # by the filter's size: those of a tile along an axis
+FLOAT: Final = 4  # bytes
+BLOCK_BYTES: Final = 8 << 20  # of a block's points
+LEAST_TILES, MOST_TILES = 64, 512  # of a block
+BLOCKED_WEIGHTS: Final = {f"Acdb{lanes}a": lanes for lanes in (8, 16, 24, 32, 48, 64)}
+
+# What the choice between this and a direct convolution goes by, in multiplications of a direct one in the
+# same time:
+POINT_COST: Final = 15  # a point of a tile, made and written
+FILTER_POINT_COST: Final = 48  # a point of a filter, likewise
+HELD_POINT_COST: Final = 12  # the same, when it is there already
+START_COST: Final = 16  # what a short side of a product lacks to be as fast as if it were longer by so much
+GRADIENT_SHARE: Final = 0.7  # of their best speed that direct gradients of filters reach
+
+
+@dataclass(frozen=True)
+class Task:
+    """A convolution, or its gradient, of one group: an image and its padding, tiles of `cells` x `cells`
+    of the other image, and how many channels both have.
+    """
+
+    image: Shape  # (N, H, W): what the filters slide over
+    result: Shape  # (N, P, Q)
+    padding: Shape
+    size: int  # of the filters
+    groups: int
+    inputs: int  # channels of a group
+    outputs: int
+    direct: int  # the multiplications of a direct convolution
+
+    @property
+    def cells(self) -> int:
+        return CELLS[self.size]
+
+    @property
+    def down(self) -> int:
+        return -(-self.result[1] // self.cells)
+
+    @property
+    def across(self) -> int:
+        return -(-self.result[2] // self.cells)
+
+    @property
+    def tiles(self) -> int:
+        return self.image[0] * self.down * self.across
+
+    def block(self, least: int = LEAST_TILES) -> int:
+        """The tiles that go through at a time, alike in number."""
+        each = POINTS * FLOAT * (self.inputs + self.outputs)
+        most = max(least, min(MOST_TILES, BLOCK_BYTES // each))
+        return -(-self.tiles // -(-self.tiles // most))
+
+    def cost(self, filter_point: int, *short: int) -> float:
+        """Of all groups. filter_point: of a point of a filter; short: the sides of the products' matrices
+        that may be short."""
+        pairs = self.inputs * self.outputs
+        products = self.tiles * pairs * (1 + sum(START_COST / side for side in short))
+        made = POINT_COST * self.tiles * (self.inputs + self.outputs)
+        return self.groups * POINTS * (products + made + filter_point * pairs)
+
+    def pays(self, *, held: bool = False) -> bool:
+        """Whether it takes less time than a direct one; held: whether the filters' points are there."""
+        return self.cost(HELD_POINT_COST if held else FILTER_POINT_COST, self.inputs) < self.direct
+
+    @property
+    def gradient_pays(self) -> bool:
+        """The same of the filters' gradient."""
+        return self.cost(FILTER_POINT_COST, self.inputs, self.outputs) < self.direct / GRADIENT_SHARE
+
+
+def blocks(tiles: int, block: int) -> Iterator[tuple[int, int]]:
+    """The first tile of each block, and their number."""
+    for first in range(0, tiles, block):
+        yield first, min(block, tiles - first)
+
+
+def forward_task(geometry: Geometry) -> Task | None:
+    """The task of a convolution's forward pass; None where it is not of the kind that has one."""
+    if len(geometry.bottom) != 4 or set(geometry.stride) != {1} or set(geometry.gaps) != {0}:
+        return None
+    *groups, filters, channels, height, width = geometry.weight
+    if height != width or height not in CELLS:
+        return None
+    images, _, *bottom = geometry.bottom
+    return Task(
+        (images, *bottom),
+        (images, *geometry.top[2:]),
+        geometry.before,
+        height,
+        groups[0] if groups else 1,
+        channels,
+        filters,
+        geometry.flops // 2,
+    )
+
+
+def data_task(task: Task) -> Task:
+    """Of the bottom's gradient: the filters, turned, slide over the top's."""
+    padding = tuple(task.size - 1 - pad for pad in task.padding)
+    sides = (task.result, task.image, padding)
+    return Task(*sides, task.size, task.groups, task.outputs, task.inputs, task.direct)
+
+
+class Correlation:
+    """result = relu(factor * (w * image) + shift).
+
+    turned: for the bottom's gradient, whose filters are turned by half a circle and lead from outputs to
+    inputs. Raises Refused where oneDNN has no fast product, ImportError without numba, OSError without
+    OpenMP.
+    """
+
+    def __init__(self, engine: Engine, task: Task, *, turned: bool = False, slope: float = 1.0) -> None:
+        self.task, self.block = task, task.block()
+        self.turned = turned
+        self.slope = slope
+        self.product = _product(engine, task, self.block)
+        filters = self.product.operands["filters 0"]
+        self.lanes = _lanes(engine, task, filters)
+        self.filter_plane = filters.nbytes // FLOAT
+        self.loops = {
+            name: compiled("winograd_loops", f"{name}_of_{of}")
+            for name, of in (
+                ("image_tiles", task.cells),
+                ("tiles_to_image", task.cells),
+                ("filter_points", task.size),
+            )
+        }
+
+    @property
+    def filters_nbytes(self) -> int:
+        """Of all filters' points."""
+        return self.task.groups * POINTS * self.filter_plane * FLOAT
+
+    @property
+    def workspace(self) -> dict[str, Scratch]:
+        """What `bind` must be given, but for the filters' points, when another has them."""
+        task = self.task
+        return {
+            "image points": Scratch((POINTS * self.block * task.inputs,), np.float32),
+            "result points": Scratch((POINTS * self.block * task.outputs,), np.float32),
+            "tiles": loop_scratch(task),
+            **self.product.workspace,
+        }
+
+    def prepare(self, weight: Array, points: Array, scratch: Array) -> Run:
+        """Makes the points of the filters from the layer's weights."""
+        task, cells = self.task, self.task.size**2
+        blocks = -(-task.outputs // self.lanes)
+        inner, outer = cells, task.inputs * cells
+        if self.turned:
+            inner, outer = task.outputs * cells, cells
+        numbers = {
+            "count": blocks * task.inputs,
+            "plane": self.filter_plane,
+            "lanes": self.lanes,
+            "inputs": task.inputs,
+            "channels": task.outputs,
+            "filter_step": outer,
+            "input_step": inner,
+            "cell_step": -1 if self.turned else 1,
+        }
+        runs = []
+        for group, part in enumerate(self._filters_of_groups(points)):
+            weights = weight.reshape(task.groups, -1)[group][cells - 1 if self.turned else 0 :]
+            arrays = {"filters": weights, "points": part, "scratch": scratch}
+            runs.append(self._run("filter_points", numbers, arrays))
+        return in_sequence(runs)
+
+    def bind(
+        self,
+        image: Array,
+        result: Array,
+        points: Array,
+        factor: Array,
+        shift: Array,
+        workspace: Mapping[str, Array],
+    ) -> Run:
+        """Its run on channels-last arrays, with the points that `prepare` made; factor and shift: of each
+        of the result's channels."""
+        task = self.task
+        before = _matrices(workspace["image points"], self.block, task.inputs)
+        after = _matrices(workspace["result points"], self.block, task.outputs)
+        scratch = workspace["tiles"]
+        runs: list[Run] = []
+        for group, filters in enumerate(self._filters_of_groups(points)):
+            multiply = self._multiply(before, filters, after, workspace)
+            source, target = _group(image, group, task.inputs), _group(result, group, task.outputs)
+            ends = {
+                "factor": _group(factor, group, task.outputs),
+                "shift": _group(shift, group, task.outputs),
+            }
+            for block in blocks(task.tiles, self.block):
+                arrays = {"values": source, "points": before, "scratch": scratch}
+                runs.append(self._run("image_tiles", image_numbers(task, block, self.block), arrays))
+                runs.append(multiply)
+                arrays = {"values": target, "points": after, "scratch": scratch, **ends}
+                numbers = {**result_numbers(task, block, self.block), "slope": self.slope}
+                runs.append(self._run("tiles_to_image", numbers, arrays))
+        return in_sequence(runs)
+
+    def _filters_of_groups(self, points: Array) -> Array:
+        """The filters' points, (groups, points, packed)."""
+        return points[: self.filters_nbytes // FLOAT].reshape(self.task.groups, POINTS, -1)
+
+    def _multiply(self, before: Array, planes: Array, after: Array, workspace: Mapping[str, Array]) -> Run:
+        sides = {"rows": before, "filters": planes, "results": after}
+        arrays = {f"{name} {i}": side[i] for name, side in sides.items() for i in range(POINTS)}
+        return self.product.bind(arrays, workspace)
+
+    def _run(self, name: str, numbers: Mapping[str, Any], arrays: Mapping[str, Array]) -> Run:
+        from netc.backends.cpu.winograd_loops import JOB
+
+        return bound(self.loops[name], JOB, threads_for(numbers["count"]), numbers, arrays)
+
+
+class FilterGradient:
+    """The gradient of the filters, and of the bias where that is wanted.
+
+    Raises ImportError without numba, OSError without OpenMP.
+    """
+
+    def __init__(self, engine: Engine, task: Task) -> None:
+        self.engine = engine
+        # Each block's products are added to the sums over all: the more tiles, the less often.
+        balanced = task.inputs * task.outputs // (task.inputs + task.outputs)
+        self.task, self.block = task, task.block(max(LEAST_TILES, balanced))
+        self.loops = {
+            name: compiled("winograd_loops", f"{name}_of_{of}")
+            for name, of in (
+                ("image_tiles", task.cells),
+                ("gradient_tiles", task.cells),
+                ("points_to_filters", task.size),
+            )
+        }
+
+    @property
+    def workspace(self) -> dict[str, Scratch]:
+        """What `bind` must be given."""
+        task = self.task
+        return {
+            "image points": Scratch((POINTS * self.block * task.inputs,), np.float32),
+            "result points": Scratch((POINTS * self.block * task.outputs,), np.float32),
+            "filter points": Scratch((POINTS * task.inputs * task.outputs,), np.float32),
+            "sums": Scratch((threads_for(task.tiles) * task.outputs,), np.float64),
+            "tiles": loop_scratch(task),
+        }
+
+    def bind(
+        self,
+        image: Array,
+        result: Array,
+        weight: Array | None,
+        bias: Array | None,
+        workspace: Mapping[str, Array],
+        *,
+        adds: tuple[bool, bool],
+    ) -> Run:
+        """Its run: image, and the gradient of the result, channels last; weight, bias: the gradients to
+        write; adds: whether they are added to what is there."""
+        runs = []
+        for group in range(self.task.groups):
+            runs += self._group_runs(group, image, result, weight, bias, workspace, adds)
+        return in_sequence(runs)
+
+    def _group_runs(
+        self,
+        group: int,
+        image: Array,
+        result: Array,
+        weight: Array | None,
+        bias: Array | None,
+        workspace: Mapping[str, Array],
+        adds: tuple[bool, bool],
+    ) -> list[Run]:
+        task = self.task
+        scratch = workspace["tiles"]
+        sums = workspace["sums"][: threads_for(task.tiles) * task.outputs]
+        source, target = _group(image, group, task.inputs), _group(result, group, task.outputs)
+        counted = {} if bias is None else {"sums": sums}
+        runs: list[Run] = [] if bias is None else [partial(sums.fill, 0)]
+        for first, count in blocks(task.tiles, self.block):
+            before = _matrices(workspace["image points"], count, task.inputs)
+            after = _matrices(workspace["result points"], count, task.outputs)
+            arrays = {"values": source, "points": before, "scratch": scratch}
+            block = (first, count)
+            runs.append(self._run("image_tiles", image_numbers(task, block, count), arrays))
+            arrays = {"values": target, "points": after, "scratch": scratch, **counted}
+            runs.append(self._run("gradient_tiles", result_numbers(task, block, count), arrays))
+            runs += self._products(before, after, workspace["filter points"], add=first > 0)
+        if weight is not None:
+            part = weight.reshape(task.groups, -1)[group]
+            runs.append(self._filters(workspace["filter points"], part, scratch, adds[0]))
+        if bias is not None:
+            runs.append(
+                partial(sum_up, sums.reshape(-1, task.outputs), _group(bias, group, task.outputs), adds[1])
+            )
+        return runs
+
+    def _products(self, before: Array, after: Array, points: Array, *, add: bool) -> list[Run]:
+        task = self.task
+        target = _matrices(points, task.outputs, task.inputs)
+        return [Product(self.engine, after[i].T, before[i], target[i], add=add) for i in range(POINTS)]
+
+    def _filters(self, points: Array, weight: Array, scratch: Array, adds: bool) -> Run:
+        task, cells = self.task, self.task.size**2
+        numbers = {
+            "count": task.outputs,
+            "plane": task.outputs * task.inputs,
+            "row": task.inputs,
+            "channels": task.inputs,
+            "filter_step": task.inputs * cells,
+            "input_step": cells,
+            "adds": int(adds),
+        }
+        arrays = {"filters": weight, "points": points, "scratch": scratch}
+        return self._run("points_to_filters", numbers, arrays)
+
+    def _run(self, name: str, numbers: Mapping[str, Any], arrays: Mapping[str, Array]) -> Run:
+        from netc.backends.cpu.winograd_loops import JOB
+
+        return bound(self.loops[name], JOB, threads_for(numbers["count"]), numbers, arrays)
+
+
+def image_numbers(task: Task, block: tuple[int, int], rows: int) -> dict[str, int]:
+    """What a loop over the image's tiles goes by; rows: of the block's points."""
+    numbers = dict(zip(("top", "left"), task.padding, strict=True))
+    return {**numbers, **_block_numbers(task, block, rows, task.image, task.inputs)}
+
+
+def result_numbers(task: Task, block: tuple[int, int], rows: int) -> dict[str, int]:
+    """What a loop over the result's tiles goes by."""
+    return _block_numbers(task, block, rows, task.result, task.outputs)
+
+
+def _block_numbers(
+    task: Task, block: tuple[int, int], rows: int, image: Shape, channels: int
+) -> dict[str, int]:
+    return {
+        "first": block[0],
+        "count": block[1],
+        "down": task.down,
+        "across": task.across,
+        "height": image[1],
+        "width": image[2],
+        "pixel": task.groups * channels,
+        "plane": rows * channels,
+        "row": channels,
+        "channels": channels,
+    }
+
+
+def loop_scratch(task: Task) -> Scratch:
+    """What the loops' threads work in."""
+    from netc.backends.cpu.winograd_loops import SCRATCH
+
+    most = max(task.tiles, task.inputs * task.outputs)
+    return Scratch((threads_for(most) * SCRATCH,), np.float32)
+
+
+def sum_up(sums: Array, target: Array, adds: bool) -> None:
+    """target = the sum of the rows (+ target with `adds`)."""
+    total = sums.sum(axis=0)
+    if adds:
+        total += target
+    target[:] = total
+
+
+def _matrices(array: Array, rows: int, columns: int) -> Array:
+    """A matrix for each point, at the beginning of an array."""
+    return array[: POINTS * rows * columns].reshape(POINTS, rows, columns)
+
+
+def _group(array: Array, group: int, channels: int) -> Array:
+    """The channels of one group."""
+    mine = slice(group * channels, (group + 1) * channels)
+    return array[mine] if array.ndim == 1 else array[:, mine]
+
+
+def _product(engine: Engine, task: Task, block: int) -> Routine:
+    """At each of the points, rows @ filters: as a convolution of 1 x 1 filters, the fastest product of oneDNN
+    with one side packed."""
+    rows = Descriptor.strided(engine, *_rows(block, task.inputs))
+    results = Descriptor.strided(engine, *_rows(block, task.outputs))
+    filters = Descriptor.any(engine, (task.outputs, task.inputs, 1, 1))
+    windows = (dims((1, 1)), dims((0, 0)), dims((0, 0)), dims((0, 0)))
+    kind, algorithm = kinds.FORWARD_INFERENCE, kinds.CONVOLUTION_DIRECT
+    operands = (rows, filters, None, results)
+    primitive = describe(engine, "convolution_forward", kind, algorithm, *operands, *windows)
+    if primitive.is_slow:
+        raise Refused("oneDNN has no fast product of matrices")
+    routine = Routine(engine)
+    for i in range(POINTS):
+        reads = {
+            kinds.SOURCE: routine.operand(f"rows {i}", rows),
+            kinds.WEIGHTS: routine.operand(f"filters {i}", primitive.argument(kinds.WEIGHTS)),
+            kinds.DESTINATION: routine.operand(f"results {i}", results),
+        }
+        routine.add_as_given(primitive, reads)
+    return routine
+
+
+def _rows(rows: int, channels: int) -> tuple[Shape, Shape]:
+    """The shape and the strides of row-major matrix as an image whose pixels are its rows."""
+    return (1, channels, rows, 1), (rows * channels, 1, channels, channels)
+
+
+def _lanes(engine: Engine, task: Task, filters: Descriptor) -> int:
+    """How many filters lie side by side in the packed weights; Refused where they lie otherwise."""
+    for tag, lanes in BLOCKED_WEIGHTS.items():
+        if Descriptor.tagged(engine, (task.outputs, task.inputs, 1, 1), tag).is_like(filters):
+            return lanes
+    raise Refused("oneDNN packs the weights in another way")

@@ -1,0 +1,453 @@
+"""The loops of Winograd's convolution: into the points of F(m x m, r x r) and back; needs numba.
+
+All tiles have 6 x 6 points: m + r - 1 = 6, so that tiles of 4 x 4 cells go with filters of 3 x 3, those of
+2 x 2 with 5 x 5. Polynomials are taken at 0, +-5/8, +-3/2 and infinity: next to the usual 0, +-1, +-2 that
+costs some multiplications more and rounds four times less. In the terms of Lavin and Gray (2015):
+`interpolate` is B^T, `evaluate` the rows of G before they are divided by DIVISORS, `collect` A^T; the
+gradient of the filters takes the same three the other way round.
+
+Values lie channels last. Points are matrices: (36, rows, columns). Channels go through in pieces of LANES,
+all of them in memory that stays in the first cache. Each loop is run by every thread of an OpenMP team with
+the same JOB, and works on its thread's share of the tiles. Bound: memory.
+"""
+# mypy: allow-untyped-defs
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+from numba import carray, float32, int64, njit
+
+from netc.backends.cpu.loop_pieces import (
+    CONTRACTED,
+    double_pointer,
+    float_pointer,
+    job_signature,
+    share,
+    team_thread,
+)
+
+LANES: Final = 64  # channels that go through at once
+POINTS: Final = 6  # along one axis
+SCRATCH: Final = (36 + 36 + 1) * LANES  # floats of a thread: two tiles and a row of zeros
+ROW: Final = 4 * LANES  # bytes
+
+P, Q = 5 / 8, 3 / 2
+P1, Q1 = float32(P), float32(Q)
+P2, Q2 = float32(P**2), float32(Q**2)
+P3, Q3 = float32(P**3), float32(Q**3)
+P4, Q4 = float32(P**4), float32(Q**4)
+SUM, PRODUCT = float32(P**2 + Q**2), float32(P**2 * Q**2)
+DIVISORS: Final = np.array(
+    [P**2 * Q**2, *[2 * P**2 * (P**2 - Q**2)] * 2, *[2 * Q**2 * (Q**2 - P**2)] * 2, 1.0]
+)
+
+# Addresses. values: an image-shaped array from the first channel of the group on; points: (36, rows, columns)
+# of a block of tiles; filters: the layer's weights from the group's first on; factor, shift: of each channel;
+# sums: doubles, a row of channels for each thread. Then: the block's first tile and their number; tiles down
+# and across an image; rows and columns of the image, its padding; the floats from pixel to pixel, from point
+# to point and from row to row of the points; channels; how far filters, channels and cells of a filter lie
+# apart; whether to add to what is there. slope: of the ReLU, 1 for none.
+JOB: Final = np.dtype(
+    [(name, "i8") for name in ("values", "points", "filters", "factor", "shift", "sums", "scratch")]
+    + [(name, "i8") for name in ("first", "count", "down", "across", "height", "width", "top", "left")]
+    + [(name, "i8") for name in ("pixel", "plane", "row", "channels", "inputs", "lanes")]
+    + [(name, "i8") for name in ("filter_step", "input_step", "cell_step", "adds")]
+    + [("slope", "f4")]
+)
+SIGNATURE: Final = job_signature(JOB)
+
+
+@njit(**CONTRACTED)
+def _row(address, count):
+    return carray(float_pointer(address), count)
+
+
+@njit(**CONTRACTED)
+def _interpolate(a0, a1, a2, a3, a4, a5, target, count):
+    """The six values of B^T d, for rows at these addresses."""
+    x0, x1, x2 = _row(a0, count), _row(a1, count), _row(a2, count)
+    x3, x4, x5 = _row(a3, count), _row(a4, count), _row(a5, count)
+    out = carray(float_pointer(target), (6, 64))
+    for c in range(count):
+        v1, v2, v3, v4 = x1[c], x2[c], x3[c], x4[c]
+        even, odd = v4 - Q2 * v2, P1 * (v3 - Q2 * v1)
+        even2, odd2 = v4 - P2 * v2, Q1 * (v3 - P2 * v1)
+        out[0, c] = PRODUCT * x0[c] - SUM * v2 + v4
+        out[1, c] = even + odd
+        out[2, c] = even - odd
+        out[3, c] = even2 + odd2
+        out[4, c] = even2 - odd2
+        out[5, c] = PRODUCT * v1 - SUM * v3 + x5[c]
+
+
+@njit(**CONTRACTED)
+def _evaluate2(a0, a1, target, count):
+    """At the six points, the polynomials with the coefficients in these rows."""
+    x0, x1 = _row(a0, count), _row(a1, count)
+    out = carray(float_pointer(target), (6, 64))
+    for c in range(count):
+        v0, v1 = x0[c], x1[c]
+        out[0, c] = v0
+        out[1, c] = v0 + P1 * v1
+        out[2, c] = v0 - P1 * v1
+        out[3, c] = v0 + Q1 * v1
+        out[4, c] = v0 - Q1 * v1
+        out[5, c] = v1
+
+
+@njit(**CONTRACTED)
+def _evaluate3(a0, a1, a2, target, count):
+    x0, x1, x2 = _row(a0, count), _row(a1, count), _row(a2, count)
+    out = carray(float_pointer(target), (6, 64))
+    for c in range(count):
+        v0, v1, v2 = x0[c], x1[c], x2[c]
+        even, even2 = v0 + P2 * v2, v0 + Q2 * v2
+        out[0, c] = v0
+        out[1, c] = even + P1 * v1
+        out[2, c] = even - P1 * v1
+        out[3, c] = even2 + Q1 * v1
+        out[4, c] = even2 - Q1 * v1
+        out[5, c] = v2
+
+
+@njit(**CONTRACTED)
+def _evaluate4(a0, a1, a2, a3, target, count):
+    x0, x1, x2, x3 = _row(a0, count), _row(a1, count), _row(a2, count), _row(a3, count)
+    out = carray(float_pointer(target), (6, 64))
+    for c in range(count):
+        v0, v1, v2, v3 = x0[c], x1[c], x2[c], x3[c]
+        even, even2 = v0 + P2 * v2, v0 + Q2 * v2
+        odd, odd2 = P1 * (v1 + P2 * v3), Q1 * (v1 + Q2 * v3)
+        out[0, c] = v0
+        out[1, c] = even + odd
+        out[2, c] = even - odd
+        out[3, c] = even2 + odd2
+        out[4, c] = even2 - odd2
+        out[5, c] = v3
+
+
+@njit(**CONTRACTED)
+def _evaluate5(a0, a1, a2, a3, a4, target, count):
+    x0, x1, x2 = _row(a0, count), _row(a1, count), _row(a2, count)
+    x3, x4 = _row(a3, count), _row(a4, count)
+    out = carray(float_pointer(target), (6, 64))
+    for c in range(count):
+        v0, v1, v2, v3, v4 = x0[c], x1[c], x2[c], x3[c], x4[c]
+        even, even2 = v0 + P2 * v2 + P4 * v4, v0 + Q2 * v2 + Q4 * v4
+        odd, odd2 = P1 * (v1 + P2 * v3), Q1 * (v1 + Q2 * v3)
+        out[0, c] = v0
+        out[1, c] = even + odd
+        out[2, c] = even - odd
+        out[3, c] = even2 + odd2
+        out[4, c] = even2 - odd2
+        out[5, c] = v4
+
+
+@njit(**CONTRACTED)
+def _collect(a0, a1, a2, a3, a4, a5, wanted, target, count):
+    """The first `wanted` - 1 coefficients that the values at the points add to, and the last, which gets
+    infinity's too."""
+    x0, x1, x2 = _row(a0, count), _row(a1, count), _row(a2, count)
+    x3, x4, x5 = _row(a3, count), _row(a4, count), _row(a5, count)
+    out = carray(float_pointer(target), (6, 64))
+    if wanted == 2:
+        for c in range(count):
+            out[0, c] = x0[c] + (x1[c] + x2[c]) + (x3[c] + x4[c])
+            out[1, c] = P1 * (x1[c] - x2[c]) + Q1 * (x3[c] - x4[c]) + x5[c]
+        return
+    for c in range(count):
+        total, total2 = x1[c] + x2[c], x3[c] + x4[c]
+        change, change2 = x1[c] - x2[c], x3[c] - x4[c]
+        out[0, c] = x0[c] + total + total2
+        out[1, c] = P1 * change + Q1 * change2
+        out[2, c] = P2 * total + Q2 * total2
+        out[3, c] = P3 * change + Q3 * change2
+        out[4, c] = P4 * total + Q4 * total2
+    last = wanted - 1
+    for c in range(count):
+        out[last, c] += x5[c]
+
+
+@njit(**CONTRACTED)
+def _scratch(job):
+    """The addresses of this thread's two tiles, and of its zeros."""
+    mine = job.scratch + 4 * SCRATCH * int64(team_thread())
+    zeros = mine + 72 * ROW
+    _row(zeros, LANES)[:] = 0
+    return mine, mine + 36 * ROW, zeros
+
+
+@njit(**CONTRACTED)
+def _place(job, number, step):
+    """Of a tile: its image, and where its first cell lies, `step` cells from tile to tile."""
+    tile = job.first + number
+    image, rest = tile // (job.down * job.across), tile % (job.down * job.across)
+    return image, rest // job.across * step - job.top, rest % job.across * step - job.left
+
+
+@njit(**CONTRACTED)
+def _cell(job, image, y, x, channel, zeros):
+    """The address of a cell's channels from `channel` on; zeros outside the image."""
+    if y < 0 or y >= job.height or x < 0 or x >= job.width:
+        return zeros
+    return job.values + 4 * (((image * job.height + y) * job.width + x) * job.pixel + channel)
+
+
+@njit(**CONTRACTED)
+def _columns(first):
+    """Six rows of scratch, each a row of points below the one before."""
+    step = 6 * ROW
+    return first, first + step, first + 2 * step, first + 3 * step, first + 4 * step, first + 5 * step
+
+
+@njit(**CONTRACTED)
+def _store(job, source, number, j, channel, count):
+    """A column of points from scratch, into the matrices."""
+    for i in range(6):
+        target = job.points + 4 * ((6 * i + j) * job.plane + number * job.row + channel)
+        here, there = _row(source + i * ROW, count), _row(target, count)
+        for c in range(count):
+            there[c] = here[c]
+
+
+@njit(**CONTRACTED)
+def _image_tiles(job, step):
+    """Points of the image's tiles: they overlap, and begin `step` cells apart."""
+    tile, column, zeros = _scratch(job)
+    for number in range(*share(job.count)):
+        image, y, x = _place(job, number, step)
+        for channel in range(0, job.channels, LANES):
+            count = min(LANES, job.channels - channel)
+            for i in range(6):
+                _interpolate(
+                    _cell(job, image, y + i, x, channel, zeros),
+                    _cell(job, image, y + i, x + 1, channel, zeros),
+                    _cell(job, image, y + i, x + 2, channel, zeros),
+                    _cell(job, image, y + i, x + 3, channel, zeros),
+                    _cell(job, image, y + i, x + 4, channel, zeros),
+                    _cell(job, image, y + i, x + 5, channel, zeros),
+                    tile + 6 * i * ROW,
+                    count,
+                )
+            for j in range(6):
+                a0, a1, a2, a3, a4, a5 = _columns(tile + j * ROW)
+                _interpolate(a0, a1, a2, a3, a4, a5, column, count)
+                _store(job, column, number, j, channel, count)
+
+
+def image_tiles_of_4(pointer):
+    _image_tiles(carray(pointer, 1)[0], 4)
+
+
+def image_tiles_of_2(pointer):
+    _image_tiles(carray(pointer, 1)[0], 2)
+
+
+@njit(**CONTRACTED)
+def _collected(job, number, channel, count, wanted, tile, column):
+    """The wanted x wanted values of a tile of points; column holds them, rows of six."""
+    first, plane = job.points + 4 * (number * job.row + channel), 4 * job.plane
+    for i in range(6):
+        a = first + 6 * i * plane
+        target = tile + 6 * i * ROW
+        _collect(
+            a, a + plane, a + 2 * plane, a + 3 * plane, a + 4 * plane, a + 5 * plane, wanted, target, count
+        )
+    for j in range(wanted):
+        a0, a1, a2, a3, a4, a5 = _columns(tile + j * ROW)
+        _collect(a0, a1, a2, a3, a4, a5, wanted, column + 6 * j * ROW, count)
+
+
+@njit(**CONTRACTED)
+def _tiles_to_image(job, size):
+    """y = relu(factor * cell + shift) of the cells that lie in the image."""
+    tile, column, _ = _scratch(job)
+    slope = job.slope
+    for number in range(*share(job.count)):
+        image, y, x = _place(job, number, size)
+        for channel in range(0, job.channels, LANES):
+            count = min(LANES, job.channels - channel)
+            factor, shift = _row(job.factor + 4 * channel, count), _row(job.shift + 4 * channel, count)
+            _collected(job, number, channel, count, size, tile, column)
+            for i in range(min(size, job.height - y)):
+                for j in range(min(size, job.width - x)):
+                    cell = _row(column + (6 * j + i) * ROW, count)
+                    out = _row(_cell(job, image, y + i, x + j, channel, 0), count)
+                    for c in range(count):
+                        value = factor[c] * cell[c] + shift[c]
+                        out[c] = value if value > 0 else slope * value
+
+
+def tiles_to_image_of_4(pointer):
+    _tiles_to_image(carray(pointer, 1)[0], 4)
+
+
+def tiles_to_image_of_2(pointer):
+    _tiles_to_image(carray(pointer, 1)[0], 2)
+
+
+@njit(**CONTRACTED)
+def _add_cells(job, image, y, x, size, channel, count):
+    """Adds a tile's cells to the sums of their channels."""
+    place = job.sums + 8 * (int64(team_thread()) * job.channels + channel)
+    sums = carray(double_pointer(place), count)
+    for i in range(min(size, job.height - y)):
+        for j in range(min(size, job.width - x)):
+            cell = _row(_cell(job, image, y + i, x + j, channel, 0), count)
+            for c in range(count):
+                sums[c] += cell[c]
+
+
+def gradient_tiles_of_4(pointer):
+    """Points of the top's gradient, in tiles that do not overlap."""
+    job = carray(pointer, 1)[0]
+    tile, column, zeros = _scratch(job)
+    for number in range(*share(job.count)):
+        image, y, x = _place(job, number, 4)
+        for channel in range(0, job.channels, LANES):
+            count = min(LANES, job.channels - channel)
+            for i in range(4):
+                _evaluate4(
+                    _cell(job, image, y + i, x, channel, zeros),
+                    _cell(job, image, y + i, x + 1, channel, zeros),
+                    _cell(job, image, y + i, x + 2, channel, zeros),
+                    _cell(job, image, y + i, x + 3, channel, zeros),
+                    tile + 6 * i * ROW,
+                    count,
+                )
+            for j in range(6):
+                a0, a1, a2, a3, _, _ = _columns(tile + j * ROW)
+                _evaluate4(a0, a1, a2, a3, column, count)
+                _store(job, column, number, j, channel, count)
+            if job.sums:
+                _add_cells(job, image, y, x, 4, channel, count)
+
+
+def gradient_tiles_of_2(pointer):
+    job = carray(pointer, 1)[0]
+    tile, column, zeros = _scratch(job)
+    for number in range(*share(job.count)):
+        image, y, x = _place(job, number, 2)
+        for channel in range(0, job.channels, LANES):
+            count = min(LANES, job.channels - channel)
+            for i in range(2):
+                first = _cell(job, image, y + i, x, channel, zeros)
+                second = _cell(job, image, y + i, x + 1, channel, zeros)
+                _evaluate2(first, second, tile + 6 * i * ROW, count)
+            for j in range(6):
+                a0, a1, _, _, _, _ = _columns(tile + j * ROW)
+                _evaluate2(a0, a1, column, count)
+                _store(job, column, number, j, channel, count)
+            if job.sums:
+                _add_cells(job, image, y, x, 2, channel, count)
+
+
+@njit(**CONTRACTED)
+def _filter_taps(job, first, count, channel, size, tile):
+    """A cell of each of `count` filters side by side: rows (6 a + b) of scratch."""
+    start = job.filters + 4 * (first * job.filter_step + channel * job.input_step)
+    for a in range(size):
+        for b in range(size):
+            taps = _row(start + 4 * (size * a + b) * job.cell_step, max(1, (count - 1) * job.filter_step + 1))
+            out = _row(tile + (6 * a + b) * ROW, count)
+            for c in range(count):
+                out[c] = taps[c * job.filter_step]
+
+
+@njit(**CONTRACTED)
+def _filter_points(job, size):
+    """Points of the filters, in blocks of `lanes`: (36, blocks, inputs, lanes), divided as G says."""
+    tile, column, _ = _scratch(job)
+    lanes, inputs = job.lanes, job.inputs
+    for task in range(*share(job.count)):  # a block with one of its channels
+        block, channel = task // inputs, task % inputs
+        count = min(lanes, job.channels - block * lanes)
+        _filter_taps(job, block * lanes, count, channel, size, tile)
+        for a in range(size):
+            row = tile + 6 * a * ROW
+            if size == 3:
+                _evaluate3(row, row + ROW, row + 2 * ROW, column + 6 * a * ROW, count)
+            else:
+                _evaluate5(
+                    row, row + ROW, row + 2 * ROW, row + 3 * ROW, row + 4 * ROW, column + 6 * a * ROW, count
+                )
+        for j in range(6):
+            a0, a1, a2, a3, a4, _ = _columns(column + j * ROW)
+            if size == 3:
+                _evaluate3(a0, a1, a2, tile, count)
+            else:
+                _evaluate5(a0, a1, a2, a3, a4, tile, count)
+            for i in range(6):
+                place = job.points + 4 * ((6 * i + j) * job.plane + (block * inputs + channel) * lanes)
+                here, there = _row(tile + i * ROW, lanes), _row(place, lanes)
+                scale = _SCALES[6 * i + j]
+                for c in range(count):
+                    there[c] = scale * here[c]
+                for c in range(count, lanes):
+                    there[c] = 0
+
+
+_SCALES = np.outer(1 / DIVISORS, 1 / DIVISORS).astype(np.float32).reshape(-1)
+
+
+def filter_points_of_3(pointer):
+    _filter_points(carray(pointer, 1)[0], 3)
+
+
+def filter_points_of_5(pointer):
+    _filter_points(carray(pointer, 1)[0], 5)
+
+
+@njit(**CONTRACTED)
+def _points_to_filters(job, size):
+    """The filters' gradient of their points (36, filters, channels), which it spoils."""
+    tile, column, _ = _scratch(job)
+    adds = job.adds != 0
+    for number in range(*share(job.count)):
+        for channel in range(0, job.channels, LANES):
+            count = min(LANES, job.channels - channel)
+            for point in range(36):
+                place = job.points + 4 * (point * job.plane + number * job.row + channel)
+                row, scale = _row(place, count), _SCALES[point]
+                for c in range(count):
+                    row[c] *= scale
+            _collected(job, number, channel, count, size, tile, column)
+            start = job.filters + 4 * (number * job.filter_step + channel * job.input_step)
+            for a in range(size):
+                for b in range(size):
+                    cell = _row(column + (6 * b + a) * ROW, count)
+                    out = _row(start + 4 * (size * a + b), (count - 1) * job.input_step + 1)
+                    if adds:
+                        for c in range(count):
+                            out[c * job.input_step] += cell[c]
+                    else:
+                        for c in range(count):
+                            out[c * job.input_step] = cell[c]
+
+
+def points_to_filters_of_3(pointer):
+    _points_to_filters(carray(pointer, 1)[0], 3)
+
+
+def points_to_filters_of_5(pointer):
+    _points_to_filters(carray(pointer, 1)[0], 5)
+
+
+LOOPS: Final = {
+    function.__name__: function
+    for function in (
+        image_tiles_of_4,
+        image_tiles_of_2,
+        tiles_to_image_of_4,
+        tiles_to_image_of_2,
+        gradient_tiles_of_4,
+        gradient_tiles_of_2,
+        filter_points_of_3,
+        filter_points_of_5,
+        points_to_filters_of_3,
+        points_to_filters_of_5,
+    )
+}
+OPTIONS: Final = dict.fromkeys(LOOPS, CONTRACTED)

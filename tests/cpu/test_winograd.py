@@ -1,0 +1,191 @@
+"""Winograd's convolution against the layer's own meaning: all kinds of tiles and edges, groups, threads."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+
+from netc.backends.cpu import loops, winograd
+from netc.backends.cpu.conv import make_convolution
+from netc.backends.cpu.conv_bn import ScaledConvolutionForm, make_convolution_batch_norm
+from netc.backends.cpu.filters import FiltersForm
+from netc.backends.cpu.winograd import Task, data_task
+from netc.backends.form import Form, Mode
+from netc.layer import Buffers
+from netc.proto import netc_pb2 as pb
+from tests.cpu.form_case import BLOCKED, NHWC, FormCase, aligned, allocate, build, pack
+from tests.cpu.test_conv import conv, relu
+from tests.cpu.test_conv_bn import chain
+from tests.cpu.test_update import team_of
+
+pytest.importorskip("numba", reason="Winograd's convolution needs numba (netc[cpu])")
+
+GEOMETRIES = {
+    "whole tiles": ((2, 16, 8, 8), "num_output: 16 kernel_size: 3 pad: 1"),
+    "cells over at the edges": ((2, 16, 9, 7), "num_output: 24 kernel_size: 3 pad: 1"),
+    "no padding": ((2, 16, 9, 13), "num_output: 8 kernel_size: 3"),
+    "more padding than the filter": ((2, 8, 5, 6), "num_output: 8 kernel_size: 3 pad: 4"),
+    "smaller than a tile": ((3, 16, 3, 3), "num_output: 16 kernel_size: 3 pad: 1"),
+    "one cell": ((2, 16, 1, 1), "num_output: 16 kernel_size: 3 pad: 1"),
+    "paddings differ": ((2, 8, 6, 9), "num_output: 8 kernel_size: 3 pad_h: 0 pad_w: 2"),
+    "channels beyond a piece": ((1, 70, 6, 6), "num_output: 130 kernel_size: 3 pad: 1"),
+    "few channels": ((2, 3, 9, 9), "num_output: 5 kernel_size: 3 pad: 1"),
+    "groups": ((2, 24, 9, 9), "num_output: 40 kernel_size: 3 pad: 1 group: 2"),
+    "no bias": ((2, 16, 8, 8), "num_output: 16 kernel_size: 3 pad: 1 bias_term: false"),
+    "5x5": ((2, 16, 9, 7), "num_output: 24 kernel_size: 5 pad: 2"),
+    "5x5, LeNet's second": ((2, 20, 12, 12), "num_output: 50 kernel_size: 5"),
+    "5x5, groups": ((2, 24, 7, 7), "num_output: 40 kernel_size: 5 pad: 2 group: 2"),
+    "5x5, channels beyond a piece": ((1, 70, 5, 5), "num_output: 66 kernel_size: 5 pad: 2"),
+    "many blocks": ((3, 8, 40, 40), "num_output: 8 kernel_size: 3 pad: 1"),
+}
+
+
+@pytest.fixture(autouse=True)
+def always(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it is possible it is done."""
+    monkeypatch.setattr(Task, "pays", lambda task, held=False: True)
+    monkeypatch.setattr(Task, "gradient_pays", True)
+
+
+def points_of(form: Form) -> list[str]:
+    """The variants of all parts."""
+    assert isinstance(form, FiltersForm)
+    return [part.variant for part in (form.forward_part, *form.backward_parts) if part]
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_convolution(geometry: str) -> None:
+    shape, options = GEOMETRIES[geometry]
+    form = FormCase(make_convolution, build(conv(options), shape), NHWC).check()
+    assert points_of(form) == [f"winograd {'2x2' if 'kernel_size: 5' in options else '4x4'}"] * 3
+
+
+@pytest.mark.parametrize("geometry", ["cells over at the edges", "groups", "5x5", "many blocks"])
+def test_any_number_of_threads(geometry: str) -> None:
+    shape, options = GEOMETRIES[geometry]
+    with team_of(3):
+        FormCase(make_convolution, build(conv(options), shape), NHWC).check()
+
+
+@pytest.mark.parametrize("geometry", ["groups", "5x5", "no bias"])
+def test_fresh_gradients_are_written(geometry: str) -> None:
+    shape, options = GEOMETRIES[geometry]
+    FormCase(make_convolution, build(conv(options), shape), NHWC, fresh=True).check()
+
+
+@pytest.mark.parametrize("wanted", [(True, False), (False, True)])
+def test_only_what_learns_gets_a_gradient(wanted: tuple[bool, bool]) -> None:
+    graph = build(conv("num_output: 16 kernel_size: 3 pad: 1"), (2, 16, 8, 8))
+    graph.nodes[1].param_needs_grad = list(wanted)
+    FormCase(make_convolution, graph, NHWC).check()
+
+
+@pytest.mark.parametrize("top", ["y", "z"])
+@pytest.mark.parametrize("slope", [0, 0.25])
+def test_relu_rides_along(top: str, slope: float) -> None:
+    layers = conv("num_output: 12 kernel_size: 3 pad: 1", relu(top, f"negative_slope: {slope}"))
+    form = FormCase(make_convolution, build(layers, (2, 8, 7, 6)), NHWC).check()
+    assert len(points_of(form)) == 3
+
+
+@pytest.mark.parametrize("followers", [("Scale",), ("ReLU",), ("Scale", "ReLU")])
+def test_normalisation_in_training(followers: tuple[str, ...]) -> None:
+    graph = build(chain(followers, "bias_term: false"), (4, 8, 6, 5))
+    FormCase(make_convolution_batch_norm, graph, NHWC, low=0.1).check()
+
+
+@pytest.mark.parametrize("followers", [("Scale",), ("ReLU",), ("Scale", "ReLU")])
+def test_normalisation_folds_into_inference(followers: tuple[str, ...]) -> None:
+    graph = build(chain(followers, "bias_term: true"), (1, 8, 6, 5), phase=pb.TEST)
+    form = FormCase(make_convolution_batch_norm, graph, NHWC, low=0.1, backward=False).check()
+    assert isinstance(form, ScaledConvolutionForm)
+    assert points_of(form) == ["winograd 4x4"]
+
+
+@pytest.mark.parametrize("geometry", ["groups", "5x5", "channels beyond a piece"])
+def test_held_weights_are_taken_to_points_once(geometry: str) -> None:
+    shape, options = GEOMETRIES[geometry]
+    graph = build(conv(options), shape, phase=pb.TEST)
+    case = FormCase(make_convolution, graph, NHWC, backward=False)
+    held = make_convolution(case.nodes, Mode(backward=False, holds=True, layout=NHWC), case.engine)
+    assert isinstance(held, FiltersForm)
+    bottom, top = (case.draw(values[0].shape) for values in (held.inputs, held.outputs))
+    arrays = [aligned(pack(values, NHWC, case.block)) for values in (bottom, top)]
+    b = Buffers(arrays[:1], arrays[1:], [aligned(array) for array in case.params])
+    b.workspace = allocate(held.forward_workspace)
+    prepare = held.prepare(b)
+    assert prepare is not None
+    prepare()
+    b.params[0][:] = np.nan  # nobody reads them any more
+    held.forward(b)()
+    plain = Buffers([bottom], [np.empty_like(top)], [array.copy() for array in case.params])
+    plain.saved = allocate(case.nodes[0].layer.saved)
+    case.nodes[0].layer.forward(np, plain)
+    error = np.abs(arrays[1] - plain.tops[0]).max() / np.abs(plain.tops[0]).max()
+    assert error <= 1e-5
+
+
+def test_rounding_stays_small_with_many_channels() -> None:
+    """Next to sums in double, errors of 512 channels stay below a third of what forms are allowed."""
+    random = np.random.default_rng(3)
+    options = "num_output: 32 kernel_size: 3 pad: 1"
+    case = FormCase(make_convolution, build(conv(options), (1, 512, 12, 12)), NHWC, backward=False)
+    assert case.form is not None
+    bottom = np.maximum(random.standard_normal((1, 512, 12, 12)), 0).astype(np.float32)
+    weight = random.standard_normal((32, 512, 3, 3)).astype(np.float32)
+    b = Buffers(
+        [aligned(pack(bottom, NHWC, case.block))],
+        [aligned(pack(np.zeros((1, 32, 12, 12), np.float32), NHWC, case.block))],
+        [aligned(weight), aligned(np.zeros(32, np.float32))],
+    )
+    b.workspace = allocate(case.form.forward_workspace)
+    run = case.form.forward(b)
+    assert run is not None
+    run()
+    padded = np.pad(bottom.astype(np.float64), ((0, 0), (0, 0), (1, 1), (1, 1)))
+    exact = sum(
+        np.einsum(
+            "nchw,kc->nkhw", padded[:, :, i : i + 12, j : j + 12], weight[:, :, i, j].astype(np.float64)
+        )
+        for i in range(3)
+        for j in range(3)
+    )
+    assert np.abs(b.tops[0] - exact).max() <= 3.3e-6 * np.abs(exact).max()
+
+
+@pytest.mark.parametrize(
+    ("options", "layout"),
+    [
+        ("num_output: 16 kernel_size: 3 stride: 2", NHWC),
+        ("num_output: 16 kernel_size: 3 dilation: 2", NHWC),
+        ("num_output: 16 kernel_h: 3 kernel_w: 5", NHWC),
+        ("num_output: 16 kernel_size: 4", NHWC),
+        ("num_output: 16 kernel_size: 3", BLOCKED),
+    ],
+)
+def test_the_rest_is_left_to_onednn(options: str, layout: str) -> None:
+    form = FormCase(make_convolution, build(conv(options), (2, 16, 9, 9)), layout).check()
+    assert points_of(form) == []
+
+
+def test_pointwise_filters_learn_by_products_of_matrices() -> None:
+    for fresh in (False, True):
+        graph = build(conv("num_output: 40 kernel_size: 1"), (3, 24, 9, 8))
+        form = FormCase(make_convolution, graph, NHWC, fresh=fresh).check()
+        assert points_of(form) == ["gemm"]
+
+
+def test_without_numba_onednn_does_it_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "numba", None)
+    loops.compiled.cache_clear()
+    graph = build(conv("num_output: 16 kernel_size: 3 pad: 1"), (2, 16, 8, 8))
+    assert points_of(FormCase(make_convolution, graph, NHWC).check()) == []
+
+
+def test_every_tile_is_in_one_block() -> None:
+    assert list(winograd.blocks(10, 4)) == [(0, 4), (4, 4), (8, 2)]
+    task = Task((4, 56, 56), (4, 56, 56), (1, 1), 3, 1, 256, 256, 1)
+    assert sum(count for _, count in winograd.blocks(task.tiles, task.block())) == task.tiles == 4 * 14 * 14
+    assert data_task(data_task(task)) == task
