@@ -144,14 +144,8 @@ class Correlation:
         filters = self.product.operands["filters 0"]
         self.lanes = _lanes(engine, task, filters)
         self.filter_plane = filters.nbytes // FLOAT
-        self.loops = {
-            name: compiled("winograd_loops", f"{name}_of_{of}")
-            for name, of in (
-                ("image_tiles", task.cells),
-                ("tiles_to_image", task.cells),
-                ("filter_points", task.size),
-            )
-        }
+        names = ("image_tiles", "tiles_to_image", "filter_points")
+        self.loops = {name: compiled("winograd_loops", name) for name in names}
 
     @property
     def filters_nbytes(self) -> int:
@@ -177,6 +171,7 @@ class Correlation:
         if self.turned:
             inner, outer = task.outputs * cells, cells
         numbers = {
+            "size": task.size,
             "count": blocks * task.inputs,
             "plane": self.filter_plane,
             "lanes": self.lanes,
@@ -251,14 +246,8 @@ class FilterGradient:
         # Each block's products are added to the sums over all: the more tiles, the less often.
         balanced = task.inputs * task.outputs // (task.inputs + task.outputs)
         self.task, self.block = task, task.block(max(LEAST_TILES, balanced))
-        self.loops = {
-            name: compiled("winograd_loops", f"{name}_of_{of}")
-            for name, of in (
-                ("image_tiles", task.cells),
-                ("gradient_tiles", task.cells),
-                ("points_to_filters", task.size),
-            )
-        }
+        names = ("image_tiles", "gradient_tiles", "points_to_filters")
+        self.loops = {name: compiled("winograd_loops", name) for name in names}
 
     @property
     def workspace(self) -> dict[str, Scratch]:
@@ -331,6 +320,7 @@ class FilterGradient:
     def _filters(self, points: Array, weight: Array, scratch: Array, adds: bool) -> Run:
         task, cells = self.task, self.task.size**2
         numbers = {
+            "size": task.size,
             "count": task.outputs,
             "plane": task.outputs * task.inputs,
             "row": task.inputs,
@@ -363,6 +353,7 @@ def _block_numbers(
     task: Task, block: tuple[int, int], rows: int, image: Shape, channels: int
 ) -> dict[str, int]:
     return {
+        "size": task.cells,
         "first": block[0],
         "count": block[1],
         "down": task.down,

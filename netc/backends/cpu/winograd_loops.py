@@ -48,12 +48,13 @@ DIVISORS: Final = np.array(
 # sums: doubles, a row of channels for each thread. Then: the block's first tile and their number; tiles down
 # and across an image; rows and columns of the image, its padding; the floats from pixel to pixel, from point
 # to point and from row to row of the points; channels; how far filters, channels and cells of a filter lie
-# apart; whether to add to what is there. slope: of the ReLU, 1 for none.
+# apart; whether to add to what is there; the cells of a tile, or of a filter, along an axis.
+# slope: of the ReLU, 1 for none.
 JOB: Final = np.dtype(
     [(name, "i8") for name in ("values", "points", "filters", "factor", "shift", "sums", "scratch")]
     + [(name, "i8") for name in ("first", "count", "down", "across", "height", "width", "top", "left")]
     + [(name, "i8") for name in ("pixel", "plane", "row", "channels", "inputs", "lanes")]
-    + [(name, "i8") for name in ("filter_step", "input_step", "cell_step", "adds")]
+    + [(name, "i8") for name in ("filter_step", "input_step", "cell_step", "adds", "size")]
     + [("slope", "f4")]
 )
 SIGNATURE: Final = job_signature(JOB)
@@ -83,55 +84,10 @@ def _interpolate(a0, a1, a2, a3, a4, a5, target, count):
 
 
 @njit(**CONTRACTED)
-def _evaluate2(a0, a1, target, count):
-    """At the six points, the polynomials with the coefficients in these rows."""
-    x0, x1 = _row(a0, count), _row(a1, count)
-    out = carray(float_pointer(target), (6, 64))
-    for c in range(count):
-        v0, v1 = x0[c], x1[c]
-        out[0, c] = v0
-        out[1, c] = v0 + P1 * v1
-        out[2, c] = v0 - P1 * v1
-        out[3, c] = v0 + Q1 * v1
-        out[4, c] = v0 - Q1 * v1
-        out[5, c] = v1
-
-
-@njit(**CONTRACTED)
-def _evaluate3(a0, a1, a2, target, count):
+def _evaluate(a0, a1, a2, a3, a4, last, target, count):
+    """At the six points, the polynomials with the coefficients in these rows; last: the highest, again."""
     x0, x1, x2 = _row(a0, count), _row(a1, count), _row(a2, count)
-    out = carray(float_pointer(target), (6, 64))
-    for c in range(count):
-        v0, v1, v2 = x0[c], x1[c], x2[c]
-        even, even2 = v0 + P2 * v2, v0 + Q2 * v2
-        out[0, c] = v0
-        out[1, c] = even + P1 * v1
-        out[2, c] = even - P1 * v1
-        out[3, c] = even2 + Q1 * v1
-        out[4, c] = even2 - Q1 * v1
-        out[5, c] = v2
-
-
-@njit(**CONTRACTED)
-def _evaluate4(a0, a1, a2, a3, target, count):
-    x0, x1, x2, x3 = _row(a0, count), _row(a1, count), _row(a2, count), _row(a3, count)
-    out = carray(float_pointer(target), (6, 64))
-    for c in range(count):
-        v0, v1, v2, v3 = x0[c], x1[c], x2[c], x3[c]
-        even, even2 = v0 + P2 * v2, v0 + Q2 * v2
-        odd, odd2 = P1 * (v1 + P2 * v3), Q1 * (v1 + Q2 * v3)
-        out[0, c] = v0
-        out[1, c] = even + odd
-        out[2, c] = even - odd
-        out[3, c] = even2 + odd2
-        out[4, c] = even2 - odd2
-        out[5, c] = v3
-
-
-@njit(**CONTRACTED)
-def _evaluate5(a0, a1, a2, a3, a4, target, count):
-    x0, x1, x2 = _row(a0, count), _row(a1, count), _row(a2, count)
-    x3, x4 = _row(a3, count), _row(a4, count)
+    x3, x4, x5 = _row(a3, count), _row(a4, count), _row(last, count)
     out = carray(float_pointer(target), (6, 64))
     for c in range(count):
         v0, v1, v2, v3, v4 = x0[c], x1[c], x2[c], x3[c], x4[c]
@@ -142,7 +98,7 @@ def _evaluate5(a0, a1, a2, a3, a4, target, count):
         out[2, c] = even - odd
         out[3, c] = even2 + odd2
         out[4, c] = even2 - odd2
-        out[5, c] = v4
+        out[5, c] = x5[c]
 
 
 @njit(**CONTRACTED)
@@ -180,11 +136,11 @@ def _scratch(job):
 
 
 @njit(**CONTRACTED)
-def _place(job, number, step):
-    """Of a tile: its image, and where its first cell lies, `step` cells from tile to tile."""
+def _place(job, number):
+    """Of a tile: its image, and where its first cell lies."""
     tile = job.first + number
     image, rest = tile // (job.down * job.across), tile % (job.down * job.across)
-    return image, rest // job.across * step - job.top, rest % job.across * step - job.left
+    return image, rest // job.across * job.size - job.top, rest % job.across * job.size - job.left
 
 
 @njit(**CONTRACTED)
@@ -212,12 +168,12 @@ def _store(job, source, number, j, channel, count):
             there[c] = here[c]
 
 
-@njit(**CONTRACTED)
-def _image_tiles(job, step):
-    """Points of the image's tiles: they overlap, and begin `step` cells apart."""
+def image_tiles(pointer):
+    """Points of the image's tiles, which overlap."""
+    job = carray(pointer, 1)[0]
     tile, column, zeros = _scratch(job)
     for number in range(*share(job.count)):
-        image, y, x = _place(job, number, step)
+        image, y, x = _place(job, number)
         for channel in range(0, job.channels, LANES):
             count = min(LANES, job.channels - channel)
             for i in range(6):
@@ -237,14 +193,6 @@ def _image_tiles(job, step):
                 _store(job, column, number, j, channel, count)
 
 
-def image_tiles_of_4(pointer):
-    _image_tiles(carray(pointer, 1)[0], 4)
-
-
-def image_tiles_of_2(pointer):
-    _image_tiles(carray(pointer, 1)[0], 2)
-
-
 @njit(**CONTRACTED)
 def _collected(job, number, channel, count, wanted, tile, column):
     """The wanted x wanted values of a tile of points; column holds them, rows of six."""
@@ -260,13 +208,13 @@ def _collected(job, number, channel, count, wanted, tile, column):
         _collect(a0, a1, a2, a3, a4, a5, wanted, column + 6 * j * ROW, count)
 
 
-@njit(**CONTRACTED)
-def _tiles_to_image(job, size):
+def tiles_to_image(pointer):
     """y = relu(factor * cell + shift) of the cells that lie in the image."""
+    job = carray(pointer, 1)[0]
     tile, column, _ = _scratch(job)
-    slope = job.slope
+    slope, size = job.slope, job.size
     for number in range(*share(job.count)):
-        image, y, x = _place(job, number, size)
+        image, y, x = _place(job, number)
         for channel in range(0, job.channels, LANES):
             count = min(LANES, job.channels - channel)
             factor, shift = _row(job.factor + 4 * channel, count), _row(job.shift + 4 * channel, count)
@@ -280,74 +228,47 @@ def _tiles_to_image(job, size):
                         out[c] = value if value > 0 else slope * value
 
 
-def tiles_to_image_of_4(pointer):
-    _tiles_to_image(carray(pointer, 1)[0], 4)
-
-
-def tiles_to_image_of_2(pointer):
-    _tiles_to_image(carray(pointer, 1)[0], 2)
-
-
 @njit(**CONTRACTED)
-def _add_cells(job, image, y, x, size, channel, count):
+def _add_cells(job, image, y, x, channel, count):
     """Adds a tile's cells to the sums of their channels."""
     place = job.sums + 8 * (int64(team_thread()) * job.channels + channel)
     sums = carray(double_pointer(place), count)
-    for i in range(min(size, job.height - y)):
-        for j in range(min(size, job.width - x)):
+    for i in range(min(job.size, job.height - y)):
+        for j in range(min(job.size, job.width - x)):
             cell = _row(_cell(job, image, y + i, x + j, channel, 0), count)
             for c in range(count):
                 sums[c] += cell[c]
 
 
-def gradient_tiles_of_4(pointer):
+def gradient_tiles(pointer):
     """Points of the top's gradient, in tiles that do not overlap."""
     job = carray(pointer, 1)[0]
     tile, column, zeros = _scratch(job)
+    wide = job.size == 4
     for number in range(*share(job.count)):
-        image, y, x = _place(job, number, 4)
+        image, y, x = _place(job, number)
         for channel in range(0, job.channels, LANES):
             count = min(LANES, job.channels - channel)
-            for i in range(4):
-                _evaluate4(
-                    _cell(job, image, y + i, x, channel, zeros),
-                    _cell(job, image, y + i, x + 1, channel, zeros),
-                    _cell(job, image, y + i, x + 2, channel, zeros),
-                    _cell(job, image, y + i, x + 3, channel, zeros),
-                    tile + 6 * i * ROW,
-                    count,
-                )
+            for i in range(job.size):
+                a0 = _cell(job, image, y + i, x, channel, zeros)
+                a1 = _cell(job, image, y + i, x + 1, channel, zeros)
+                a2 = _cell(job, image, y + i, x + 2, channel, zeros) if wide else zeros
+                a3 = _cell(job, image, y + i, x + 3, channel, zeros) if wide else zeros
+                _evaluate(a0, a1, a2, a3, zeros, a3 if wide else a1, tile + 6 * i * ROW, count)
             for j in range(6):
                 a0, a1, a2, a3, _, _ = _columns(tile + j * ROW)
-                _evaluate4(a0, a1, a2, a3, column, count)
+                if not wide:
+                    a2 = a3 = zeros
+                _evaluate(a0, a1, a2, a3, zeros, a3 if wide else a1, column, count)
                 _store(job, column, number, j, channel, count)
             if job.sums:
-                _add_cells(job, image, y, x, 4, channel, count)
-
-
-def gradient_tiles_of_2(pointer):
-    job = carray(pointer, 1)[0]
-    tile, column, zeros = _scratch(job)
-    for number in range(*share(job.count)):
-        image, y, x = _place(job, number, 2)
-        for channel in range(0, job.channels, LANES):
-            count = min(LANES, job.channels - channel)
-            for i in range(2):
-                first = _cell(job, image, y + i, x, channel, zeros)
-                second = _cell(job, image, y + i, x + 1, channel, zeros)
-                _evaluate2(first, second, tile + 6 * i * ROW, count)
-            for j in range(6):
-                a0, a1, _, _, _, _ = _columns(tile + j * ROW)
-                _evaluate2(a0, a1, column, count)
-                _store(job, column, number, j, channel, count)
-            if job.sums:
-                _add_cells(job, image, y, x, 2, channel, count)
+                _add_cells(job, image, y, x, channel, count)
 
 
 @njit(**CONTRACTED)
-def _filter_taps(job, first, count, channel, size, tile):
+def _filter_taps(job, first, count, channel, tile):
     """A cell of each of `count` filters side by side: rows (6 a + b) of scratch."""
-    start = job.filters + 4 * (first * job.filter_step + channel * job.input_step)
+    start, size = job.filters + 4 * (first * job.filter_step + channel * job.input_step), job.size
     for a in range(size):
         for b in range(size):
             taps = _row(start + 4 * (size * a + b) * job.cell_step, max(1, (count - 1) * job.filter_step + 1))
@@ -357,28 +278,31 @@ def _filter_taps(job, first, count, channel, size, tile):
 
 
 @njit(**CONTRACTED)
-def _filter_points(job, size):
+def _evaluate_filter(job, a0, a1, a2, a3, a4, zeros, target, count):
+    """Of 3 or of 5 rows."""
+    if job.size == 3:
+        _evaluate(a0, a1, a2, zeros, zeros, a2, target, count)
+    else:
+        _evaluate(a0, a1, a2, a3, a4, a4, target, count)
+
+
+def filter_points(pointer):
     """Points of the filters, in blocks of `lanes`: (36, blocks, inputs, lanes), divided as G says."""
-    tile, column, _ = _scratch(job)
+    job = carray(pointer, 1)[0]
+    tile, column, zeros = _scratch(job)
     lanes, inputs = job.lanes, job.inputs
     for task in range(*share(job.count)):  # a block with one of its channels
         block, channel = task // inputs, task % inputs
         count = min(lanes, job.channels - block * lanes)
-        _filter_taps(job, block * lanes, count, channel, size, tile)
-        for a in range(size):
-            row = tile + 6 * a * ROW
-            if size == 3:
-                _evaluate3(row, row + ROW, row + 2 * ROW, column + 6 * a * ROW, count)
-            else:
-                _evaluate5(
-                    row, row + ROW, row + 2 * ROW, row + 3 * ROW, row + 4 * ROW, column + 6 * a * ROW, count
-                )
+        _filter_taps(job, block * lanes, count, channel, tile)
+        for a in range(job.size):
+            row, target = tile + 6 * a * ROW, column + 6 * a * ROW
+            _evaluate_filter(
+                job, row, row + ROW, row + 2 * ROW, row + 3 * ROW, row + 4 * ROW, zeros, target, count
+            )
         for j in range(6):
             a0, a1, a2, a3, a4, _ = _columns(column + j * ROW)
-            if size == 3:
-                _evaluate3(a0, a1, a2, tile, count)
-            else:
-                _evaluate5(a0, a1, a2, a3, a4, tile, count)
+            _evaluate_filter(job, a0, a1, a2, a3, a4, zeros, tile, count)
             for i in range(6):
                 place = job.points + 4 * ((6 * i + j) * job.plane + (block * inputs + channel) * lanes)
                 here, there = _row(tile + i * ROW, lanes), _row(place, lanes)
@@ -392,19 +316,11 @@ def _filter_points(job, size):
 _SCALES = np.outer(1 / DIVISORS, 1 / DIVISORS).astype(np.float32).reshape(-1)
 
 
-def filter_points_of_3(pointer):
-    _filter_points(carray(pointer, 1)[0], 3)
-
-
-def filter_points_of_5(pointer):
-    _filter_points(carray(pointer, 1)[0], 5)
-
-
-@njit(**CONTRACTED)
-def _points_to_filters(job, size):
+def points_to_filters(pointer):
     """The filters' gradient of their points (36, filters, channels), which it spoils."""
+    job = carray(pointer, 1)[0]
     tile, column, _ = _scratch(job)
-    adds = job.adds != 0
+    adds, size = job.adds != 0, job.size
     for number in range(*share(job.count)):
         for channel in range(0, job.channels, LANES):
             count = min(LANES, job.channels - channel)
@@ -427,27 +343,8 @@ def _points_to_filters(job, size):
                             out[c * job.input_step] = cell[c]
 
 
-def points_to_filters_of_3(pointer):
-    _points_to_filters(carray(pointer, 1)[0], 3)
-
-
-def points_to_filters_of_5(pointer):
-    _points_to_filters(carray(pointer, 1)[0], 5)
-
-
 LOOPS: Final = {
     function.__name__: function
-    for function in (
-        image_tiles_of_4,
-        image_tiles_of_2,
-        tiles_to_image_of_4,
-        tiles_to_image_of_2,
-        gradient_tiles_of_4,
-        gradient_tiles_of_2,
-        filter_points_of_3,
-        filter_points_of_5,
-        points_to_filters_of_3,
-        points_to_filters_of_5,
-    )
+    for function in (image_tiles, tiles_to_image, gradient_tiles, filter_points, points_to_filters)
 }
 OPTIONS: Final = dict.fromkeys(LOOPS, CONTRACTED)
