@@ -24,7 +24,8 @@ from netc.backends.cpu.onednn import (
     kinds,
 )
 from netc.backends.cpu.routine_form import RoutineForm
-from netc.backends.form import NHWC, PLAIN, Mode, Run
+from netc.backends.cpu.sampling import CELL_GRADIENTS, CELLS, Sampling
+from netc.backends.form import BLOCKED, NHWC, PLAIN, Mode, Run
 from netc.graph import Node
 from netc.layer import Array, Buffers, Shape
 from netc.layer.conv import SlidingFilters
@@ -62,7 +63,9 @@ class FiltersForm(RoutineForm):
         packs_once: bool = False,
     ) -> None:
         super().__init__(nodes, engine)
-        self.geometry = geometry
+        channels_last = kind == "convolution" and layouts == Layouts(NHWC, NHWC)
+        self.sampling = Sampling.of(geometry) if channels_last else None
+        self.geometry = geometry = self.sampling.geometry if self.sampling else geometry
         self.kind = kind
         self.algorithm = kinds.CONVOLUTION_DIRECT if kind == "convolution" else kinds.DECONVOLUTION_DIRECT
         self.slope = self._slope()
@@ -70,7 +73,6 @@ class FiltersForm(RoutineForm):
         self.bottom_layouts, self.top_layouts = (layouts.bottom,), (layouts.top,)
         self._describe_operands(layouts)
         self.primitive = self._describe_forward(mode.backward)
-        channels_last = kind == "convolution" and layouts == Layouts(NHWC, NHWC)
         self.forward_part = (
             forward_part(engine, geometry, self.slope, held=packs_once) if channels_last else None
         )
@@ -92,16 +94,21 @@ class FiltersForm(RoutineForm):
 
     def take_workspaces(self) -> None:
         self.forward_workspace = self._forward().workspace
-        self.backward_workspace = merged(
-            part.workspace for part in (self.backward_routine, *self.backward_parts)
-        )
+        backward: list[Part | Routine] = [self.backward_routine, *self.backward_parts]
+        self.backward_workspace = merged(part.workspace for part in backward)
+        if self.sampling is not None:
+            self.forward_workspace = {**self.forward_workspace, **self.sampling.workspace(CELLS)}
+            self.backward_workspace |= self.sampling.workspace(CELLS, CELL_GRADIENTS)
 
     def forward(self, b: Buffers) -> Run:
         return self.bind_forward(self.forward_arrays(b), b.workspace)
 
     def bind_forward(self, arrays: Mapping[str, Array], workspace: Mapping[str, Array]) -> Run:
         """The forward pass on these arrays."""
-        return self._forward().bind(arrays, workspace)
+        if self.sampling is None:
+            return self._forward().bind(arrays, workspace)
+        arrays, gather = self.sampling.gather(arrays, workspace)
+        return in_sequence([gather, self._forward().bind(arrays, workspace)])
 
     def _forward(self) -> Part | Routine:
         return self.forward_routine if self.forward_part is None else self.forward_part
@@ -142,8 +149,16 @@ class FiltersForm(RoutineForm):
             "weight gradient": b.param_grads[0],
             "bias gradient": b.param_grads[-1],
         }
-        routine = [self.backward_routine] if self.backward_routine.steps else []
-        return in_sequence([part.bind(arrays, b.workspace) for part in (*routine, *self.backward_parts)])
+        before, after = list[Run](), list[Run]()
+        if self.sampling is not None and any(self.param_needs_grad):
+            arrays, gather = self.sampling.gather(arrays, b.workspace)
+            before.append(gather)
+        if self.sampling is not None and self.input_needs_grad[0]:
+            arrays, scatter = self.sampling.scatter(arrays, b.workspace)
+            after.append(scatter)
+        routine: list[Part | Routine] = [self.backward_routine] if self.backward_routine.steps else []
+        parts = [part.bind(arrays, b.workspace) for part in (*routine, *self.backward_parts)]
+        return in_sequence([*before, *parts, *after])
 
     def flops(self) -> int:
         return self.geometry.flops
@@ -155,7 +170,7 @@ class FiltersForm(RoutineForm):
         self.top = descriptor_of(engine, geometry.top, layouts.top)
         self.weight = Descriptor.strided(engine, geometry.weight, geometry.weight_strides)
         self.bias = Descriptor.strided(engine, geometry.bias)
-        images = geometry.bottom[1] <= IMAGE_CHANNELS
+        images = geometry.bottom[1] <= IMAGE_CHANNELS and layouts.inside != BLOCKED
         self.inner_bottom = self._inside(geometry.bottom, layouts.bottom, None if images else layouts.inside)
         self.inner_top = self._inside(geometry.top, layouts.top, layouts.inside)
         self.inner_weight = Descriptor.any(engine, geometry.weight)
@@ -252,11 +267,13 @@ class FiltersForm(RoutineForm):
         )
 
     def _add_weights(self, routine: Routine, gradient: str) -> None:
-        """The gradients of the weights and of the bias."""
+        """The gradients of the weights and of the bias. Raises Refused where oneDNN's would be wrong."""
         biased = self.biased and self.param_needs_grad[1]
         primitive = self._describe_backward(
             "weights", self.inner_bottom, self.inner_weight, self.bias if biased else None, self.inner_top
         )
+        if self._overlaps(primitive):
+            raise Refused("cells of less than a vector are gathered over one another")
         reads = {kinds.SOURCE: routine.operand("bottom", self.bottom), kinds.DESTINATION_GRADIENT: gradient}
         results: dict[bool, dict[int, str]] = {True: {}, False: {}}  # by whether they are added to
         weight = routine.operand("weight gradient", self.weight)
@@ -270,10 +287,17 @@ class FiltersForm(RoutineForm):
             bias = routine.operand("bias gradient", self.bias)
             results[not self.fresh[1]][kinds.BIAS_GRADIENT] = bias
         routine.add(primitive, reads, writes=results[False], adds=results[True])
-        if self.geometry.is_thinned:
-            # oneDNN gathers the cells that count in the scratchpad: whole vectors, whose tails overhang.
-            narrowest = min(self.geometry.bottom[1], self.geometry.top[1])
-            routine.scratchpad_factor = -(-self.engine.block // narrowest)
+
+    def _overlaps(self, primitive: PrimitiveDescriptor) -> bool:
+        """Whether oneDNN gathers the cells that a stride leaves as whole vectors, where each is less: one
+        thread writes over what another has gathered, and the last beyond its memory."""
+        geometry = self.geometry
+        grouped = len(geometry.weight) > len(geometry.bottom)
+        narrow = geometry.bottom[1] < self.engine.block and geometry.is_thinned
+        if self.kind != "convolution" or grouped or not narrow:
+            return False
+        blocked = descriptor_of(self.engine, geometry.bottom, BLOCKED)
+        return not primitive.argument(kinds.SOURCE).is_like(blocked)
 
 
 def make_filters(
@@ -334,3 +358,5 @@ def _layouts(layer: SlidingFilters, node: Node, mode: Mode, block: int) -> Itera
         if any(filled(size, block) > 1 + WASTE for size in sizes):
             yield Layouts(PLAIN, PLAIN, NHWC)
     yield Layouts(PLAIN, PLAIN)
+    if layer.axis == 1 and len(shape) == 4:
+        yield Layouts(PLAIN, PLAIN, BLOCKED)
