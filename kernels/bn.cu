@@ -171,7 +171,8 @@ DEVICE Sums whole_channel(const float* partial, int channel, int parts) {
 // divided by `running_weight` where there is one (0 counts as no statistics). The running ones become `keep` times
 // themselves plus `add` times the batch's, the variance `unbias` times that, and the weight `keep` times itself plus 1.
 // Everything from `running_mean` to `bias` may be null, the running mean and variance together.
-extern "C" __global__ void __launch_bounds__(THREADS)
+template <int = 0>
+__global__ void __launch_bounds__(THREADS)
 bn_finish(int channels, int parts, const float* __restrict__ partial, float eps, float keep, float add, float unbias,
           float* running_mean, float* running_variance, float* running_weight, const float* factor, const float* bias,
           Channel* __restrict__ all) {
@@ -199,7 +200,8 @@ bn_finish(int channels, int parts, const float* __restrict__ partial, float eps,
 
 // A warp for each channel: adds to the gradients of factor and bias (either may be null), and makes the slopes of dx.
 // `share` is 1 / (N cells), or 0 where mean and variance are constants. `partial` may be null where nothing needs it.
-extern "C" __global__ void __launch_bounds__(THREADS)
+template <int = 0>
+__global__ void __launch_bounds__(THREADS)
 bn_finish_backward(int channels, int parts, const float* __restrict__ partial, float share,
                    const Channel* __restrict__ all, float* factor_gradient, float* bias_gradient,
                    Slopes* __restrict__ slopes) {

@@ -274,7 +274,8 @@ convolve(int images, const CellClass* __restrict__ classes, const Term* __restri
 // some of zeros, each with all rows and zeros up to a multiple of four. `places`: where the weight of each term lies among
 // a group's filters, for the first row; rows are `row_step` weights apart. A block turns squares of 32 x 32. Bound:
 // memory; 8 bytes a weight.
-extern "C" __global__ void __launch_bounds__(256)
+template <int = 0>
+__global__ void __launch_bounds__(256)
 turn_filters(const CellClass* __restrict__ classes, const int* __restrict__ places, int rows, int row_step,
              int group_floats, const float* __restrict__ weights, float* __restrict__ turned) {
   __shared__ float square[32][33];

@@ -58,7 +58,8 @@ depthwise_slide(unsigned threads, int channels, const float* __restrict__ x, int
 }
 
 // Any kernel: a thread computes one result.
-extern "C" __global__ void __launch_bounds__(256)
+template <int = 0>
+__global__ void __launch_bounds__(256)
 depthwise_forward(unsigned threads, int channels, const float* __restrict__ x, int height, int width,
                   const float* __restrict__ w, int kernel_rows, int kernel_columns, int row_stride, int column_stride,
                   int row_pad, int column_pad, int row_dilation, int column_dilation, float* __restrict__ y, int out_rows,

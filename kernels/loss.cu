@@ -3,8 +3,8 @@
 // A forward kernel leaves each block's share of the sum and of what counts in `sums` and `counts`; `finish_mean` makes
 // them the top, and for backward the number that the sum was divided by.
 //
-// A label that is neither a class nor ignored makes the sum NaN; its place gets no gradient. (Over NumPy the layer raises
-// an error there, for which a kernel would have to wait.)
+// A label that is neither a class nor ignored makes the sum NaN, its place gets no gradient, and it is noted in
+// `WrongLabels`, of which the host makes the layer's error when it reads the NaN.
 //
 // Layout: scores are (outer, classes, inner), labels (outer, inner), as floats; the others are flat arrays of n floats.
 // Mapping: softmax.cuh for scores, for_each_pack for flat arrays.
@@ -26,6 +26,17 @@ DEVICE Label read_label(float label, int classes, bool ignores, int ignored) {
 }
 DEVICE float not_a_number() { return __int_as_float(0x7fc00000); }
 
+// The labels that are no classes since the host looked last.
+struct WrongLabels {
+  uint64 first;  // the place of the first in the upper half, its bits in the lower
+  int count;
+  int unused;
+};
+DEVICE void note_wrong(WrongLabels* wrong, unsigned place, float label) {
+  atomicMin(&wrong->first, static_cast<uint64>(place) << 32 | static_cast<unsigned>(__float_as_int(label)));
+  atomicAdd(&wrong->count, 1);
+}
+
 // This block's share, from every thread's. All threads must call it.
 DEVICE void store_share(float sum, int count, double* sums, int* counts) {
   const double whole = block_sum<THREADS>(static_cast<double>(sum));
@@ -38,7 +49,8 @@ DEVICE void store_share(float sum, int count, double* sums, int* counts) {
 
 // One block: the sum of all shares, divided by what counts or, where `fixed` is not negative, by that; never by less
 // than 1. `normalizer` may be null.
-extern "C" __global__ void __launch_bounds__(THREADS)
+template <int = 0>
+__global__ void __launch_bounds__(THREADS)
 finish_mean(int parts, const double* __restrict__ sums, const int* __restrict__ counts, float fixed,
             float* __restrict__ mean, float* __restrict__ normalizer) {
   double mine = 0;
@@ -60,7 +72,7 @@ __global__ void __launch_bounds__(THREADS)
 softmax_loss_forward(SCORES, const float* __restrict__ x, const float* __restrict__ labels,
                      bool ignores, int ignored, const float* __restrict__ class_weights,
                      float* __restrict__ probability, Exponents* __restrict__ exponents, int* __restrict__ index,
-                     double* __restrict__ sums, int* __restrict__ counts) {
+                     double* __restrict__ sums, int* __restrict__ counts, WrongLabels* wrong) {
   float sum = 0;
   int count = 0;
   for_each_place<LANES>(places, classes, inner, inner_reciprocal, [&](Place place) {
@@ -78,6 +90,7 @@ softmax_loss_forward(SCORES, const float* __restrict__ x, const float* __restric
       sum += class_weights ? loss * class_weights[label.index] : loss;
     } else if (label.counts) {
       sum = not_a_number();
+      note_wrong(wrong, place.number, labels[place.number]);
     }
     if (exponents) {
       exponents[place.number] = found;
@@ -109,12 +122,15 @@ softmax_loss_backward(SCORES, const float* __restrict__ x,
 template <int LANES>
 __global__ void __launch_bounds__(THREADS)
 accuracy_forward(SCORES, const float* __restrict__ x, const float* __restrict__ labels,
-                 bool ignores, int ignored, int top_k, double* __restrict__ sums, int* __restrict__ counts) {
+                 bool ignores, int ignored, int top_k, double* __restrict__ sums, int* __restrict__ counts,
+                 WrongLabels* wrong) {
   float sum = 0;
   int count = 0;
   for_each_place<LANES>(places, classes, inner, inner_reciprocal, [&](Place place) {
     const float* scores = x + place.first;
     const Label label = read_label(labels[place.number], classes, ignores, ignored);
+    if (label.counts && label.index < 0 && lane_of_place<LANES>() == 0)
+      note_wrong(wrong, place.number, labels[place.number]);
     const float own = label.index < 0 ? not_a_number() : scores[int64(label.index) * inner];
     float rank = 0;
     for (int k = lane_of_place<LANES>(); k < classes; k += LANES) rank += scores[int64(k) * inner] >= own;

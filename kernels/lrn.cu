@@ -131,7 +131,8 @@ DEVICE float sum_within(unsigned i, int half, const Divisor& height, const Divis
 #define PLANES unsigned n, unsigned height, uint64 height_reciprocal, unsigned width, uint64 width_reciprocal, int half
 #define SUM_WITHIN(i, f) sum_within(i, half, Divisor{height, height_reciprocal}, Divisor{width, width_reciprocal}, f)
 
-extern "C" __global__ void __launch_bounds__(256)
+template <int = 0>
+__global__ void __launch_bounds__(256)
 lrn_within_forward(PLANES, float weight, float beta, const float* __restrict__ x, float* __restrict__ scale,
                    float* __restrict__ y) {
   for (unsigned i = blockIdx.x * 256 + threadIdx.x; i < n; i += gridDim.x * 256) {
@@ -142,13 +143,15 @@ lrn_within_forward(PLANES, float weight, float beta, const float* __restrict__ x
 }
 
 // x dy s^-beta / s of every cell, which lrn_within_backward sums over windows.
-extern "C" __global__ void __launch_bounds__(256)
+template <int = 0>
+__global__ void __launch_bounds__(256)
 lrn_within_ratios(unsigned n, float beta, const float* __restrict__ x, const float* __restrict__ scale,
                   const float* __restrict__ dy, float* __restrict__ ratios) {
   for (unsigned i = blockIdx.x * 256 + threadIdx.x; i < n; i += gridDim.x * 256)
     ratios[i] = x[i] * dy[i] * power(scale[i], beta) / scale[i];
 }
-extern "C" __global__ void __launch_bounds__(256)
+template <int = 0>
+__global__ void __launch_bounds__(256)
 lrn_within_backward(PLANES, float weight, float beta, const float* __restrict__ x, const float* __restrict__ scale,
                     const float* __restrict__ ratios, const float* __restrict__ dy, float* __restrict__ dx) {
   for (unsigned i = blockIdx.x * 256 + threadIdx.x; i < n; i += gridDim.x * 256) {

@@ -17,11 +17,13 @@ struct UpdateScalars {
   float rate;            // the policy's learning rate
   float gradient_scale;  // from clipping, iter_size and loss scaling
   float correction;      // Adam's, of the bias of its averages
-  float norm;            // of the gradients, for the log
+  float norm;            // of the gradients without loss scaling, for the log
+  int overflowed;        // whether gradients of a scaled loss are not finite: nothing is updated then
 };
 struct RuleConstants {
   float momentum, momentum2, delta;
 };
+constexpr double LARGEST = 3.402823466e38;  // a norm above it, or not a number, has overflowed
 
 // A rule turns g into the update and moves the history h0, h1 on; rate includes the multiplier.
 struct Sgd {
@@ -75,6 +77,7 @@ template <class Rule, bool L1, int COUNT>
 __global__ void __launch_bounds__(256)
 update(const UpdateChunk* chunks, const UpdateScalars* scalars, float* data, float* gradient, float* history_0,
        float* history_1, float momentum, float momentum2, float delta) {
+  if (scalars->overflowed) return;
   const UpdateChunk chunk = chunks[blockIdx.x];
   const float rate = scalars->rate * chunk.rate_multiplier, scale = scalars->gradient_scale;
   const float correction = scalars->correction;
@@ -116,15 +119,21 @@ __global__ void __launch_bounds__(256) square_sums(int64 n, const float* __restr
   if (threadIdx.x == 0) sums[blockIdx.x] = sum;
 }
 
-// One block: turns the shares into the norm of the scaled gradients and the scale that clips it. A norm that is not
-// above `most`, or a negative `most`, clips nothing.
-extern "C" __global__ void __launch_bounds__(256)
-clip_gradients(int count, const double* __restrict__ sums, float most, float scale, UpdateScalars* scalars) {
+// One block: turns the shares into the norm of the gradients and the scale that clips it. A norm that is not above
+// `most`, or a negative `most`, clips nothing. Where there is a loss scale, the gradients are so many times too large,
+// and a norm that is not finite is an overflow.
+template <int = 0>
+__global__ void __launch_bounds__(256)
+clip_gradients(int count, const double* __restrict__ sums, float most, float scale,
+               const float* __restrict__ loss_scale, UpdateScalars* scalars) {
   double mine = 0;
   for (int i = threadIdx.x; i < count; i += 256) mine += sums[i];
-  const double norm = sqrt(block_sum<256>(mine));
+  const double scaled_norm = sqrt(block_sum<256>(mine));
   if (threadIdx.x != 0) return;
-  scalars->norm = static_cast<float>(norm);
+  const float times = loss_scale ? *loss_scale : 1.0f;
+  const double norm = scaled_norm / times;
   const bool clips = most >= 0 && norm > most;
-  scalars->gradient_scale = scale * (clips ? static_cast<float>(most / norm) : 1.0f);
+  scalars->norm = static_cast<float>(norm);
+  scalars->overflowed = loss_scale && !(scaled_norm <= LARGEST);
+  scalars->gradient_scale = scale / times * (clips ? static_cast<float>(most / norm) : 1.0f);
 }

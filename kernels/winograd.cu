@@ -3,7 +3,7 @@
 // Layout: x (N, C, H, W), y (N, K, P, Q); backward to the bottom is the same with the filters turned and the sides
 // changed over. The output is cut into tiles of M x M cells, numbered through all images, rows and columns.
 // F(2 x 2) runs in one kernel besides that of the filters. F(4 x 4) runs in three around a matrix product for each of
-// the 36 numbers of a tile, through memory; its error is the larger, so it has to be asked for.
+// the 36 numbers of a tile, through memory.
 // Bound: F(2 x 2) 16/36, F(4 x 4) 36/144 of a direct convolution's FLOPs; F(4 x 4) moves 4.5 floats more for each of x
 // and y.
 #include "netc.cuh"
@@ -41,7 +41,8 @@ constexpr int ROWS = 64, TILES = 32, DEPTH = 8, POSITIONS = 16, STAGE = DEPTH * 
 
 DEVICE int round_bank(int number, int position) { return number ^ position % 2 * 16; }
 
-extern "C" __global__ void __launch_bounds__(256)
+template <int = 0>
+__global__ void __launch_bounds__(256)
 winograd_2x2(int channels, int h, int w, int rows, int row_pitch, int p, int q, int pad_h, int pad_w, int tiles,
              const float* __restrict__ x, const float* __restrict__ u, const float* __restrict__ bias, float slope,
              float* __restrict__ y) {
@@ -145,7 +146,8 @@ winograd_2x2(int channels, int h, int w, int rows, int row_pitch, int p, int q, 
 
 // F(4 x 4), before the products: v[position][channel][tile] of the tiles of x's images.
 // Mapping: a thread transforms one square, neighbours neighbouring tiles. Bound: 1 float read, 2.25 written per cell.
-extern "C" __global__ void __launch_bounds__(256)
+template <int = 0>
+__global__ void __launch_bounds__(256)
 winograd_4x4_input(int channels, int h, int w, int p, int q, int pad_h, int pad_w, int tiles,
                    const float* __restrict__ x, float* __restrict__ v) {
   const int down = divide_up(p, 4), across = divide_up(q, 4);
@@ -163,7 +165,8 @@ winograd_4x4_input(int channels, int h, int w, int p, int q, int pad_h, int pad_
 }
 
 // F(4 x 4), after the products: y from m[position][row][tile]. Mapping and bound: as before them.
-extern "C" __global__ void __launch_bounds__(256)
+template <int = 0>
+__global__ void __launch_bounds__(256)
 winograd_4x4_output(int rows, int p, int q, int tiles, const float* __restrict__ m, const float* __restrict__ bias,
                     float slope, float* __restrict__ y) {
   const int down = divide_up(p, 4), across = divide_up(q, 4);

@@ -1,6 +1,7 @@
 // Winograd's minimal filtering for 3 x 3 filters: M x M cells of the output from (M + 2) x (M + 2) of the input, with
 // one multiplication for each cell of the latter. (Lavin and Gray, "Fast algorithms for convolutional neural networks",
-// 2016; points 0, 1, -1 and infinity for M = 2, also 2 and -2 for M = 4.)
+// 2016; points 0, 1, -1 and infinity for M = 2; 0, +-5/8, +-3/2 and infinity for M = 4, which round four times less than
+// the usual 0, +-1, +-2.)
 #pragma once
 #include "netc.cuh"
 #include "relu.cuh"
@@ -25,18 +26,21 @@ struct Winograd<2> {
 };
 template <>
 struct Winograd<4> {
+  static constexpr float P = 0.625f, Q = 1.5f, P2 = P * P, Q2 = Q * Q, SUM = P2 + Q2, PRODUCT = P2 * Q2;
   STATIC_DEVICE void input(float (&d)[6]) {
-    const float a = d[4] - 4 * d[2], b = d[3] - 4 * d[1], c = d[4] - d[2], e = 2 * (d[3] - d[1]);
-    const float first = 4 * d[0] - 5 * d[2] + d[4], last = 4 * d[1] - 5 * d[3] + d[5];
+    const float a = d[4] - Q2 * d[2], b = P * (d[3] - Q2 * d[1]), c = d[4] - P2 * d[2], e = Q * (d[3] - P2 * d[1]);
+    const float first = PRODUCT * d[0] - SUM * d[2] + d[4], last = PRODUCT * d[1] - SUM * d[3] + d[5];
     d[0] = first, d[1] = a + b, d[2] = a - b, d[3] = c + e, d[4] = c - e, d[5] = last;
   }
   STATIC_DEVICE void filter(float (&g)[6]) {  // 3 numbers to 6
-    const float a = (g[0] + g[2]) / -6, b = g[1] / -6, c = g[0] / 24 + g[2] / 6, e = g[1] / 12, last = g[2];
-    g[0] = g[0] / 4, g[1] = a + b, g[2] = a - b, g[3] = c + e, g[4] = c - e, g[5] = last;
+    constexpr float NEAR = 1 / (2 * P2 * (P2 - Q2)), FAR = 1 / (2 * Q2 * (Q2 - P2));
+    const float a = NEAR * (g[0] + P2 * g[2]), b = NEAR * P * g[1], c = FAR * (g[0] + Q2 * g[2]), e = FAR * Q * g[1];
+    const float last = g[2];
+    g[0] = g[0] * (1 / PRODUCT), g[1] = a + b, g[2] = a - b, g[3] = c + e, g[4] = c - e, g[5] = last;
   }
   STATIC_DEVICE void output(float (&m)[6]) {  // 6 numbers to 4
     const float a = m[1] + m[2], b = m[1] - m[2], c = m[3] + m[4], e = m[3] - m[4];
-    m[0] = m[0] + a + c, m[1] = b + 2 * e, m[2] = a + 4 * c, m[3] = b + 8 * e + m[5];
+    m[0] = m[0] + a + c, m[1] = P * b + Q * e, m[2] = P2 * a + Q2 * c, m[3] = P * P2 * b + Q * Q2 * e + m[5];
   }
 };
 

@@ -25,7 +25,8 @@ class Backend(ABC):
 
     xp: the array module of its memory, numpy, or cupy for a GPU. math: what products are computed in, "fp32",
     "tf32", "bf16" or "fp16"; deterministic: whether every run gives the same bits. Raises NetcError for a
-    math that it does not have.
+    math that it does not have. memory_limit: the most bytes that a net's blobs, their gradients and
+    workspaces may take together (its parameters come on top); None for any number.
     """
 
     name: str
@@ -34,9 +35,12 @@ class Backend(ABC):
     scaled_maths: tuple[str, ...] = ()  # those in whose products small gradients vanish: the loss is scaled
     # Whether gradients given anew cost less than clearing all of them at once and adding to them.
     gives_fresh: bool = False
+    # Whether forms, all of plain layouts, are made twice, since they then need not wait for each other.
+    rehearses: bool = False
 
     def __init__(self, math: str = "fp32", deterministic: bool = False) -> None:
         self.math, self.deterministic = math, deterministic
+        self.memory_limit: int | None = None
         if math not in self.maths:
             raise NetcError(
                 f"{self.name} does not compute in {math!r}", expected=", ".join(self.maths), found=math
@@ -127,9 +131,17 @@ class Backend(ABC):
         return None
 
     def make_update(
-        self, spec: UpdateSpec, data: Array, grad: Array, history: Sequence[Array]
+        self,
+        spec: UpdateSpec,
+        data: Array,
+        grad: Array,
+        history: Sequence[Array],
+        loss_scale: Array | None = None,
     ) -> Update | None:
-        """The update of all parameters as a fast pass over their flat arrays; None where there is none."""
+        """The update of all parameters as a fast pass over their flat arrays; None where there is none.
+
+        loss_scale: one number that says, at the time it runs, how many times too large the gradients are.
+        """
         return None
 
     def close(self) -> None:  # noqa: B027 -- most hold nothing that must be given back early

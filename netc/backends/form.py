@@ -14,6 +14,7 @@ from functools import partial
 from types import ModuleType
 from typing import Any
 
+from netc.errors import NetcError
 from netc.graph import Node, Param, Value
 from netc.layer import Buffers, Scratch, SourceLayer
 from netc.layer.base import Indices
@@ -38,7 +39,7 @@ class Mode:
     anew, rather than adding to them; holds: whether parameters stay as they are from one `prepare` of a form
     to the next; layout: the layout that image-shaped values (four axes) should have
     between forms that can work in it; math: "fp32", "tf32", "bf16" or "fp16"; deterministic: no sums whose
-    order hangs on timing.
+    order hangs on timing; rehearsal: the forms only show what they will need, and are made again.
     """
 
     backward: bool = True
@@ -47,6 +48,7 @@ class Mode:
     layout: str = PLAIN
     math: str = "fp32"
     deterministic: bool = False
+    rehearsal: bool = False
 
 
 class Form:
@@ -120,6 +122,11 @@ class Form:
     def backward(self, b: Buffers) -> Run | None:
         """The work of the backward pass: writes `b.bottom_grads`, adds to `b.param_grads`."""
         raise NotImplementedError
+
+    def complaint(self) -> NetcError | None:
+        """What the work has found wrong, but could not stop for, since this was last asked; None where
+        nothing. It is asked where a figure that comes of it is not a number."""
+        return None
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({' + '.join(node.name for node in self.nodes)}, {self.variant})"

@@ -4,12 +4,14 @@ meaning."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from itertools import pairwise
 
 from netc.backends.backend import Backend
 from netc.backends.form import PLAIN, Form, Mode, ReferenceForm
 from netc.backends.layout import insert_reorder, lay_out
+from netc.errors import NetcError
 from netc.graph import Graph, Node, Param, Value
 
 
@@ -21,6 +23,8 @@ def select_forms(graph: Graph, backend: Backend, mode: Mode, fuse: bool) -> list
     """
     if mode.fresh:
         _mark_fresh(graph)
+    if backend.rehearses:
+        _rehearse(graph, backend, replace(mode, rehearsal=True), fuse)
     forms: list[Form] = []
     place = 0
     while place < len(graph.nodes):
@@ -37,6 +41,14 @@ def select_forms(graph: Graph, backend: Backend, mode: Mode, fuse: bool) -> list
         forms.append(form)
         place += len(form.nodes)
     return forms
+
+
+def _rehearse(graph: Graph, backend: Backend, mode: Mode, fuse: bool) -> None:
+    """Makes all forms to no other end than that what they need is made ready at the same time."""
+    place = 0
+    with suppress(NetcError), backend.preparing():  # what is wrong shows again when they are made in earnest
+        while place < len(graph.nodes):
+            place += len(_longest(graph, place, backend, mode, fuse).nodes)
 
 
 def _mark_fresh(graph: Graph) -> None:

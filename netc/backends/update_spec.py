@@ -1,4 +1,4 @@
-"""What an update of all parameters is to do, and what a backend makes of it."""
+"""What an update of all parameters is to do, and what is made of it."""
 
 from __future__ import annotations
 
@@ -26,12 +26,23 @@ class UpdateSpec:
 
 
 class Update(Protocol):
-    """An update that is bound to its arrays."""
+    """An update that is bound to its arrays: told what changes from one to the next, run, and asked how it
+    went.
 
-    def apply(self, iteration: int, rate: float) -> None:
+    capturable: whether `run` may be recorded once and replayed, which needs that no decision in it is made on
+    the host.
+    """
+
+    capturable: bool
+
+    def prepare(self, iteration: int, rate: float) -> None:
+        """Says what the next `run` is to take. iteration: the number of updates made before; rate: the
+        learning rate."""
+
+    def run(self) -> None:
         """Clips, divides by iter_size, regularises, applies the rule and subtracts; the gradients are left
-        holding the updates. iteration: the number of updates made before; rate: the learning rate."""
+        holding the updates. Changes nothing where the loss is scaled and one of them is not a finite
+        number."""
 
-    def apply_scaled(self, iteration: int, rate: float, scale: float) -> bool:
-        """The same for gradients that are `scale` times too large; False, and nothing is changed, where one
-        of them is not a finite number."""
+    def outcome(self) -> bool:
+        """Whether the last `run` has changed the parameters; says in the log what was clipped."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from netc.cli.command import Command
 from netc.cli.flags import Flag, Flags, UsageError
 from netc.cli.net_flags import (
+    MEMORY_FLAG,
     MODEL,
     NET_FLAGS,
     SHAPE_FLAG,
@@ -35,15 +36,16 @@ FLAGS = (
         "without",
         "list",
         [],
-        "Leave out fuse (run chains of layers at once), layout or memory (reuse it).",
+        "Leave out fuse (run chains of layers at once), layout, memory (reuse it) or recompute.",
         metavar="NAME,...",
     ),
     Flag("json", "bool", False, "Print JSON for other programs, in place of the table."),
     *NET_FLAGS,
+    MEMORY_FLAG,
 )
 EXAMPLE = "netc compile -model train_val.prototxt -dump"
 COLUMNS = ("", "layers", "types", "form", "kernels", "layout", "bytes", "multiply-adds")
-ARROWS = {"forward": "->", "backward": "<-"}
+ARROWS = {"forward": "->", "again": "again", "backward": "<-"}
 
 
 def run(flags: Flags) -> int:
@@ -92,9 +94,19 @@ def make_table(listing: Listing, steps: bool = True) -> Table:
         + (f": {_types(slow)}" if slow else ""),
         f"activations, gradients and workspaces: {listing.arena_bytes:,} bytes, "
         f"{listing.unshared_bytes:,} without sharing ({saved:.0f} % saved)",
+        *_recomputed(listing),
         f"parameters: {listing.parameter_bytes:,} bytes, and as many for their gradients",
     ]
     return table
+
+
+def _recomputed(listing: Listing) -> list[str]:
+    """What is said of steps that run again, where some do."""
+    again = sum(len(step.layers) for step in listing.steps if step.direction == "again")
+    if not again:
+        return []
+    without, more = listing.bytes_without_recompute, 100 * listing.extra_work
+    return [f"computed again: {again} layers, {more:.1f} % more FLOPs; without that {without:,} bytes"]
 
 
 def _cells(step: ListedStep) -> tuple[str, ...]:
@@ -122,7 +134,8 @@ COMMAND = Command(
     notes="""
         Each step is a layer, or several that run at once, in one direction. The form says how it runs: by
         kernels or primitives, or, as `reference`, by the layer's own meaning in NumPy or CuPy. Nothing is
-        trained and no data is read: where data cannot be opened, -shape says what it would be.
+        trained and no data is read: where data cannot be opened, -shape says what it would be. With
+        -memory_limit, steps marked `again` make anew what there was no room to keep for backward.
     """,
     examples=(EXAMPLE, "netc compile -model deploy.prototxt -phase TEST -gpu emulated -dump"),
 )

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from netc.cli.byte_size import EXPECTED, read_bytes
 from netc.errors import NetcError
 
 
@@ -83,6 +84,7 @@ KINDS: Final[Mapping[str, Kind]] = {
     "float": Kind(float, "a number", "X"),
     "bool": Kind(_bool, "true or false", ""),
     "list": Kind(_list, "values separated by commas", "A,B"),
+    "size": Kind(read_bytes, EXPECTED, "BYTES"),
 }
 
 

@@ -35,6 +35,14 @@ NET_FLAGS: Final = (
     Flag("threads", "int", 0, "Threads that compute; 0: as many as there are cores to use.", metavar="N"),
 )
 
+MEMORY_FLAG: Final = Flag(
+    "memory_limit",
+    "size",
+    None,
+    "The most memory for blobs, their gradients and workspaces; what backward finds no longer there is "
+    "computed again. Parameters, their gradients and the solver's history come on top.",
+)
+
 
 def require(flags: Flags, name: str, remedy: str) -> str:
     """The value of a flag that a command cannot do without. Raises UsageError."""
@@ -64,7 +72,9 @@ def choose_device(flags: Flags, source: str = "", default: str = "") -> Backend:
     from netc.backends.open import open_backend
 
     gpu = flags.gpu.strip() or default
-    backend = open_backend(gpu, math=flags.math, deterministic=flags.deterministic)
+    backend = open_backend(
+        gpu, math=flags.math, deterministic=flags.deterministic, memory_limit=flags.values.get("memory_limit")
+    )
     if gpu:
         log.info("Using GPUs %s (%s)", gpu, backend.name, extra={"source": source})
     else:

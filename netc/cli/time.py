@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from netc.cli.command import Command
 from netc.cli.flags import Flag, Flags, UsageError
-from netc.cli.net_flags import MODEL, NET_FLAGS, choose_device, limit_threads, require
+from netc.cli.net_flags import MEMORY_FLAG, MODEL, NET_FLAGS, choose_device, limit_threads, require
 from netc.cli.table import Table
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ FLAGS = (
     Flag("phase", "string", "TRAIN", "The net's phase.", choices=("TRAIN", "TEST")),
     Flag("json", "bool", False, "Print JSON for other programs, in place of the table."),
     *NET_FLAGS,
+    MEMORY_FLAG,
 )
 EXAMPLE = "netc time -model train_val.prototxt -iterations 10"
 COLUMNS = (

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from netc.cli.command import Command
 from netc.cli.flags import Flag, Flags, UsageError
-from netc.cli.net_flags import NET_FLAGS, choose_device, limit_threads, require
+from netc.cli.net_flags import MEMORY_FLAG, NET_FLAGS, choose_device, limit_threads, require
 from netc.cli.progress import wants_bar
 from netc.cli.signals import EFFECTS, signal_effects
 
@@ -37,6 +37,7 @@ FLAGS = (
     Flag("sighup_effect", "string", "snapshot", "What SIGHUP (the terminal is gone) does.", choices=EFFECTS),
     Flag("seed", "int", None, "The seed of all randomness, in place of the solver's random_seed."),
     *NET_FLAGS,
+    MEMORY_FLAG,
 )
 EXAMPLE = "netc train -solver solver.prototxt"
 

@@ -233,17 +233,17 @@ class PrefetchedSource(Source):
         self._lent: list[np.ndarray] = []
         self._raw = False  # whether batches are built raw where they can be
         self.varies = feed.shapes is None
+        self._fixed_tops = tuple(TopSpec(shape) for shape in feed.shapes or ())
         self.raw = feed.raw
         self.waited_s = 0.0
 
     @property
     def tops(self) -> tuple[TopSpec, ...]:
-        shapes = self._pipeline.feed.shapes
-        if shapes is None:
-            batch = self._head().batch
-            assert batch is not None
-            shapes = tuple(array.shape for array in batch.arrays)
-        return tuple(TopSpec(shape) for shape in shapes)
+        if not self.varies:
+            return self._fixed_tops
+        batch = self._head().batch
+        assert batch is not None
+        return tuple(TopSpec(array.shape) for array in batch.arrays)
 
     def next(self) -> list[np.ndarray]:
         self._build_raw(None)

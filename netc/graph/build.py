@@ -8,6 +8,7 @@ import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from netc.errors import Location, NetcError, raise_errors
 from netc.graph.graph import Graph, Node, Param, Value
 from netc.graph.rules import State, included
 from netc.graph.splits import PlacedLayer, insert_splits
+from netc.graph.unread_options import warn_of_unread_options
 from netc.layer import Layer, Shape, SourceLayer, layer_class
 from netc.layer.random import MASK_64
 from netc.layer.size import check_size
@@ -51,6 +53,11 @@ class Build:
 def build_graph(definition: pb.NetParameter, build: Build) -> Graph:
     """The graph of a net in a state. Raises NetcErrors with every error found."""
     return _Builder(definition, build).graph()
+
+
+def place(positions: Positions | None, layer: int | None, *path: str | int) -> Location | None:
+    """Where a layer of the message, or a field of it, was written; None where that is not known."""
+    return None if positions is None or layer is None else positions.at("layer", layer, *path)
 
 
 class _Builder:
@@ -111,9 +118,7 @@ class _Builder:
         return chosen
 
     def locate(self, index: int | None, *path: str | int) -> Location | None:
-        if self.build.positions is None or index is None:
-            return None
-        return self.build.positions.at("layer", index, *path)
+        return place(self.build.positions, index, *path)
 
     def add(self, placed: PlacedLayer) -> None:
         """Adds one layer's node; its errors are kept, and its tops marked, so that later layers can be
@@ -133,8 +138,10 @@ class _Builder:
                 phase,
                 seed=self.seed_for(spec.name),
                 dtype=self.build.dtype,
-                locate=lambda *path: self.locate(placed.index, *path),
+                # No method of this builder: the threads of data sources have it, and would keep their net.
+                locate=partial(place, self.build.positions, placed.index),
             )
+            warn_of_unread_options(layer)
             layer.kept = self.build.kept.setdefault(len(self.nodes), {})
             node = Node(layer, location, inputs=bottoms)
             tops = self.top_names(node)

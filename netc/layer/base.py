@@ -94,6 +94,7 @@ class Layer:
 
     type: ClassVar[str]  # the name in prototxt
     options_field: ClassVar[str | None] = None  # its message in LayerParameter, e.g. "pooling_param"
+    other_options: ClassVar[tuple[str, ...]] = ()  # further messages that it reads
     bottoms: ClassVar[Arity] = Arity(1)
     tops: ClassVar[Arity] = Arity(1)
     equal_bottoms_and_tops: ClassVar[bool] = False
@@ -113,6 +114,8 @@ class Layer:
     # The bottoms and tops whose values backward reads; where it hangs on the options, `infer` says it anew.
     backward_bottoms: Indices = ALL
     backward_tops: Indices = ALL
+    # The parameters that forward itself changes (running statistics) and does not read meanwhile.
+    changed_params: tuple[int, ...] = ()
     # The bottoms in whose gradients, where nobody wants them, Caffe's layer leaves something else.
     leftovers: tuple[int, ...] = ()
 
@@ -214,6 +217,7 @@ class SourceLayer(Layer):
     """A layer without bottoms whose tops come from a data source; the net pulls batches and feeds them in."""
 
     bottoms = Arity(0)
+    other_options: ClassVar[tuple[str, ...]] = ("transform_param",)
     differentiable = False
 
     def open(self) -> Any:

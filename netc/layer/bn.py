@@ -41,6 +41,7 @@ class BN(Layer):
         shape = self.read_cells(bottoms)
         self.eps, frozen = self.options.eps, self.options.frozen
         self.from_batch = self.phase == pb.TRAIN and not frozen
+        self.changed_params = (2, 3) if self.from_batch else ()
         rate = 0 if frozen else None
         ones = pb.FillerParameter(type="constant", value=1)
         self.params = [

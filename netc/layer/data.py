@@ -38,6 +38,7 @@ class AnnotatedData(_Opened):
 
     type = "AnnotatedData"
     options_field = "annotated_data_param"
+    other_options = ("data_param", "transform_param")
 
 
 @register

@@ -59,9 +59,15 @@ class Eltwise(Layer):
 
     def _check_coefficients(self, bottoms: int) -> None:
         given = len(self.options.coeff)
-        if given and self.operation != pb.EltwiseParameter.SUM:
+        if given and self.operation == pb.EltwiseParameter.PROD:
             raise self.error(
                 "coefficients are for sums only", "coeff", remedy="drop coeff, or state operation: SUM"
+            )
+        if given and self.operation == pb.EltwiseParameter.MAX:
+            log.warning(
+                "%s: layer %s: coeff has no effect on a maximum, as in Caffe",
+                self.locate(self.options_field, "coeff"),
+                self.name,
             )
         if given not in (0, bottoms):
             raise self.error(

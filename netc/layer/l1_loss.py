@@ -76,6 +76,7 @@ class SmoothL1Loss(DifferenceLoss):
     """
 
     type = "SmoothL1Loss"
+    other_options = ("loss_param", "smooth_l1_loss_param")
     bottoms = Arity(2, 4)
 
     def __new__(cls, spec: pb.LayerParameter, *args: Any, **options: Any) -> SmoothL1Loss:

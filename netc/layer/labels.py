@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import ModuleType
 
+from netc.errors import NetcError
 from netc.layer.base import Array, Layer, Shape, count
 
 
@@ -36,16 +37,22 @@ def read_labels(
         counts = xp.trunc(labels) != ignored
         wrong, usable = counts & wrong, counts & good
     if wrong.any():
-        value, blob = float(labels[wrong][0]), layer.spec.bottom[1]
-        raise layer.error(
-            f"label {value:g} is not a class",
-            blob=blob,
-            expected=f"0 to {classes - 1}, for {classes} classes"
-            + ("" if ignored is None else f", or {ignored}"),
-            found=f"{value:g}; {int(wrong.sum())} of {labels.size} labels are out of range",
-            remedy="check the labels, num_output of the layer that makes the scores, or set ignore_label",
-        )
+        raise label_error(layer, float(labels[wrong][0]), int(wrong.sum()), labels.size, classes, ignored)
     return xp.where(usable, labels, -1).astype(xp.int64)
+
+
+def label_error(
+    layer: Layer, first: float, wrong: int, labels: int, classes: int, ignored: int | None
+) -> NetcError:
+    """The error for so many `wrong` ones among `labels`, the first of which is `first`."""
+    return layer.error(
+        f"label {first:g} is not a class",
+        blob=layer.spec.bottom[1],
+        expected=f"0 to {classes - 1}, for {classes} classes"
+        + ("" if ignored is None else f", or {ignored}"),
+        found=f"{first:g}; {wrong} of {labels} labels are out of range",
+        remedy="check the labels, num_output of the layer that makes the scores, or set ignore_label",
+    )
 
 
 def score_of_label(xp: ModuleType, scores: Array, index: Array) -> Array:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -34,6 +34,7 @@ class Loss(Layer):
     """Two bottoms (predictions, truth) with one first axis, one scalar top. The truth gets no gradient."""
 
     is_loss = True
+    other_options: ClassVar[tuple[str, ...]] = ("loss_param",)
     bottoms = Arity(2)
     backward_bottoms: Indices = ()
     backward_tops: Indices = ()

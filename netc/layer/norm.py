@@ -114,6 +114,7 @@ class BatchNorm(Layer):
         self.from_batch = not self.option("use_global_stats", self.phase == pb.TEST)
         self.params = [ParamBlob(of, None, lr_mult=0) for of in ((channels,), (channels,), (1,))]
         self.params += self._factor_and_bias(channels)
+        self.changed_params = (0, 1, 2) if self.from_batch else ()
         self.learns = len(self.params) > 3
         self.saved = {"inverse": Scratch((channels,))}
         if self.learns or (self.from_batch and self.runs_in_place):

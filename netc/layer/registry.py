@@ -28,6 +28,8 @@ def layer_class(type_name: str, *, layer: str = "", at: Location | None = None) 
     """The class of a layer type; a NetcError that names the nearest known type where there is none."""
     if type_name in LAYER_TYPES:
         return LAYER_TYPES[type_name]
+    if not type_name:
+        raise NetcError("the layer has no type", at=at, layer=layer or None, remedy='add type: "..."')
     near = difflib.get_close_matches(type_name, LAYER_TYPES, n=3, cutoff=0.5)
     known = f"did you mean {' or '.join(near)}?" if near else f"known types: {', '.join(sorted(LAYER_TYPES))}"
     raise NetcError(

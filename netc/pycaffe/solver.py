@@ -149,6 +149,10 @@ class _Callbacks(Hook):
         self.starts: list[Callback] = []
         self.gradients: list[Callback] = []
 
+    @property
+    def waits_for_gradients(self) -> bool:
+        return bool(self.gradients)
+
     def on_forward(self, solver: TrainingLoop) -> None:
         for callback in self.starts:
             callback()

@@ -1,7 +1,7 @@
 """The runtime: programs over planned memory, and the net that runs them."""
 
-from netc.runtime.blob import Blob
-from netc.runtime.net import Net, OutputValue
+from netc.runtime.blob import Blob, OutputValue
+from netc.runtime.net import Net
 from netc.runtime.parameters import Parameters, Segment
 from netc.runtime.program import Arena
 

@@ -8,20 +8,21 @@ import logging
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 
 from netc.backends.backend import Backend
-from netc.backends.cuda.cache_folder import cache_folder
+from netc.backends.cache_folder import cache_folder
 from netc.cores import thread_count
 from netc.errors import NetcError
 from netc.graph import Graph
 from netc.layer import Layer
 from netc.proto import netc_pb2 as pb
-from netc.runtime.program import Arena, Demand, ParamArrays, Program, compile_program
+from netc.runtime.program import Arena, Demand, ParamArrays, Program, compile_program, plan_program
 from netc.runtime.states import States
 from netc.version import __version__
 
@@ -38,7 +39,7 @@ def choose_layout(make_graph: Callable[[], Graph], demand: Demand, backend: Back
     is remembered for this net, batch, machine and number of threads. Small nets, nets with layers that touch
     more than their blobs, and `deterministic` backends take the first.
     """
-    layouts = backend.layouts(demand.keep_all)
+    layouts = _fitting(backend.layouts(demand.keep_all), make_graph, demand, backend)
     if len(layouts) == 1 or backend.deterministic:
         return layouts[0]
     graph = make_graph()
@@ -66,6 +67,20 @@ def choose_layout(make_graph: Callable[[], Graph], demand: Demand, backend: Back
     return best
 
 
+def _fitting(
+    layouts: Sequence[str], make_graph: Callable[[], Graph], demand: Demand, backend: Backend
+) -> Sequence[str]:
+    """The layouts in which a net keeps to the memory limit; all, where there is no limit or none does."""
+    if backend.memory_limit is None or len(layouts) == 1:
+        return layouts
+    fitting = []
+    for layout in layouts:
+        with suppress(NetcError):
+            plan_program(make_graph(), demand, backend, layout)
+            fitting.append(layout)
+    return fitting or layouts
+
+
 def _is_harmless(layer: Layer) -> bool:
     """Whether a layer does nothing but compute its tops and gradients, and can do so from zeros."""
     effects = type(layer).attach is not Layer.attach or layer.shapes_by_value
@@ -82,6 +97,7 @@ def _key(graph: Graph, demand: Demand, backend: Backend) -> str:
         _processor(),
         str(thread_count()),
         str((demand.backward, demand.fresh, np.dtype(demand.dtype).str)),
+        *([] if backend.memory_limit is None else [str(backend.memory_limit)]),
         *(str(value.shape) for value in graph.values()),
     ]
     content = graph.definition.SerializeToString(deterministic=True)

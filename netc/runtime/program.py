@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from types import ModuleType
 from typing import Any
@@ -14,11 +14,22 @@ from netc.backends.backend import Backend
 from netc.backends.form import PLAIN, Form, Mode, Run
 from netc.backends.layout import view
 from netc.backends.selection import select_forms
-from netc.backends.step import Step
-from netc.errors import NetcError
+from netc.backends.step import STEP_ERRORS, ArenaForm, Step, explain
 from netc.graph import Graph, Node, Value
 from netc.layer import Array, Buffers, Scratch, Shape
-from netc.passes.memory import MemoryPlan, gradients_into, is_given_gradient, plan_memory
+from netc.passes.memory import (
+    AGAIN,
+    MemoryPlan,
+    again,
+    before,
+    gradients_into,
+    is_given_gradient,
+    plan_memory,
+    unused,
+    workspace,
+)
+from netc.passes.recompute import fit_memory
+from netc.runtime.again import AgainForm, Remembering, copy_all
 from netc.runtime.states import state_names
 from netc.schema.layer_keys import LayerKey
 
@@ -60,7 +71,12 @@ class Demand:
     without: frozenset[str] = frozenset()  # of `CHOICES`
 
 
-CHOICES = ("fuse", "layout", "memory")  # what a compilation does beyond what it must, and can leave
+CHOICES = (
+    "fuse",
+    "layout",
+    "memory",
+    "recompute",
+)  # what a compilation does beyond what it must, and can leave
 
 
 @dataclass(frozen=True)
@@ -100,8 +116,11 @@ class Program:
     def __post_init__(self) -> None:
         self._last = {value.name: value for value in self.graph.values()}
         self._states = state_names(self.graph)
+        # Where backward reads what has been computed again: the arrays that it is bound to.
+        self._later: dict[Node, Buffers] = {}
         # What runs where nothing has to be looked at between steps: the same work, recorded where possible.
         self._unwatched: dict[str, Sequence[Step]] = {}
+        self._trained_by: Sequence[Step] | None = None  # the update that "iteration" was made with
         self._asks_for_shapes = any(node.layer.shapes_by_value for node in self.graph.nodes)
         self.losses: list[tuple[Node, float, Array]] = []
         self._preparations: list[Run] = []
@@ -116,6 +135,17 @@ class Program:
         if (param := value.memory.param) is not None:
             return self.params[param.layer, param.index].data.reshape(value.shape)
         return self._value(value.memory, "data", value)
+
+    def _later_data(self, value: Value) -> Array:
+        """Where a value lies during backward."""
+        if (value.memory, AGAIN) in self.plan.buffers:
+            return self._value(value.memory, AGAIN, value)
+        return self.data(value)
+
+    def buffers_of(self, step: Step) -> Buffers:
+        """The arrays that a step works on."""
+        later = self._later.get(step.node) if step.direction == "backward" else None
+        return later or self.buffers[step.node]
 
     def diff(self, value: Value) -> Array | None:
         """Where a value's gradient lies; None where the program computes none."""
@@ -136,12 +166,16 @@ class Program:
         for form in self.forms:
             buffers = self._buffers(form, states)
             self.buffers.update(dict.fromkeys(form.nodes, buffers))
-            if run := self._bound(form, form.forward, form.forward_workspace):
+            self._remember(form)
+            if run := self._bound(form, buffers, "forward"):
                 self.forward_steps.append(Step(form, "forward", run))
             if run := form.prepare(buffers):
                 self._preparations.append(run)
         for form in reversed(self.forms) if self.demand.backward else ():
             if form.needs_backward:
+                for repeated in self.plan.schedule.again.get(form, ()):
+                    assert isinstance(repeated, Form)
+                    self._bind_again(repeated, form)
                 self._bind_backward(form)
         for node in self.graph.nodes:
             node.layer.attach(self.buffers[node])
@@ -156,17 +190,20 @@ class Program:
             "both": self.backend.record([*self.forward_steps, *self.backward_steps]),
         }
 
-    def _bound(
-        self, form: Form, make: Callable[[Buffers], Run | None], needs: Mapping[str, Scratch]
-    ) -> Run | None:
+    def _bound(self, form: Form, buffers: Buffers, direction: str) -> Run | None:
         """What a form makes of its arrays in one direction."""
-        buffers = self.buffers[form.node]
-        buffers.workspace = self._scratch(form, needs)
-        return make(buffers)
+        backward = direction == "backward"
+        needs = form.backward_workspace if backward else form.forward_workspace
+        buffers.workspace = self._scratch(form, needs, partial(workspace, direction))
+        return form.backward(buffers) if backward else form.forward(buffers)
 
-    def _scratch(self, form: Form, arrays: Mapping[str, Scratch]) -> dict[str, Array]:
+    def _scratch(
+        self, form: Form, arrays: Mapping[str, Scratch], called: Callable[[str], str] = str
+    ) -> dict[str, Array]:
+        """A form's arrays; called: the names that they have in the plan."""
         return {
-            name: self._view(form, name, scratch.shape, scratch.dtype) for name, scratch in arrays.items()
+            name: self._view(form, called(name), scratch.shape, scratch.dtype)
+            for name, scratch in arrays.items()
         }
 
     def _buffers(self, form: Form, states: Mapping[str, Array]) -> Buffers:
@@ -180,8 +217,53 @@ class Program:
             },
         )
 
+    def _remember(self, form: Form) -> None:
+        """Before a forward that runs again: keeps the states that it begins from."""
+        if form in self.plan.schedule.again_step and (states := self.buffers[form.node].states):
+            pairs = [
+                (self._view(form, before(name), state.shape, state.dtype), state)
+                for name, state in states.items()
+            ]
+            self.forward_steps.append(Step(Remembering(form.nodes), "forward", partial(copy_all, pairs)))
+
+    def _bind_again(self, form: Form, needed_by: Form) -> None:
+        """Runs a form's forward once more, on what backward reads; states and parameters stay as they are."""
+        first = self.buffers[form.node]
+        places = enumerate(first.params)
+        buffers = Buffers(
+            bottoms=[self._later_data(value) for value in form.inputs],
+            tops=[self._later_data(value) for value in form.outputs],
+            params=[self._view_if(form, unused(i), param) for i, param in places],
+            saved=self._scratch(form, form.saved, again),
+            states={name: self._view_if(form, before(name), state) for name, state in first.states.items()},
+        )
+        if run := self._bound(form, buffers, AGAIN):
+            self.backward_steps.append(Step(AgainForm(form, needed_by), AGAIN, run))
+
+    def _view_if(self, form: Form, name: str, array: Array) -> Array:
+        """The place that an array of a form has for computing again, where it has one; else the array."""
+        if (form, name) not in self.plan.buffers:
+            return array
+        return self._view(form, name, array.shape, array.dtype)
+
+    def _backward_buffers(self, form: Form) -> Buffers:
+        """The arrays of a form's backward: forward's own, where nothing is computed again."""
+        forward = self.buffers[form.node]
+        repeated = form in self.plan.schedule.again_step
+        values = (*form.inputs, *form.outputs)
+        if not repeated and all((value.memory, AGAIN) not in self.plan.buffers for value in values):
+            return forward
+        later = replace(
+            forward,
+            bottoms=[self._later_data(value) for value in form.inputs],
+            tops=[self._later_data(value) for value in form.outputs],
+            saved=self._scratch(form, form.saved, again) if repeated else forward.saved,
+        )
+        self._later.update(dict.fromkeys(form.nodes, later))
+        return later
+
     def _bind_backward(self, form: Form) -> None:
-        buffers = self.buffers[form.node]
+        buffers = self._backward_buffers(form)
         given = gradients_into(form, self.demand.keep_all)
         buffers.top_grads = [self.diff(value) if value in given else None for value in form.outputs]
         buffers.bottom_grads = [
@@ -201,7 +283,7 @@ class Program:
         run = None
         self._zero_fresh(form, buffers)
         if any(grad is not None for grad in (*buffers.bottom_grads, *buffers.param_grads)):
-            run = self._bound(form, form.backward, form.backward_workspace)
+            run = self._bound(form, buffers, "backward")
         seeds = self._seeds(given)
         if self.demand.keep_all:
             fill_all(seeds)
@@ -271,21 +353,44 @@ class Program:
 
     @property
     def runs_in_one(self) -> bool:
-        """Whether nothing has to be looked at between the steps of a forward and a backward pass."""
-        return self.watcher is None and not (self.demand.poison or self._asks_for_shapes)
+        """Whether, without a watcher, nothing is looked at between the steps of a forward and a backward
+        pass."""
+        return not (self.demand.poison or self._asks_for_shapes)
 
     def forward_backward(self) -> None:
         """All forward and all backward steps, where possible as one piece of recorded work."""
         self._run("both", None)
 
+    def train(self, clear: Sequence[Array], update: Sequence[Step]) -> None:
+        """A whole iteration, where possible as one piece of recorded work: all forward steps, zeros for the
+        gradients `clear`, all backward steps, an update's steps."""
+        if self._trained_by is not update:
+            zeros = partial(fill_all, [(gradient, 0.0) for gradient in clear])
+            clearing = Step(ArenaForm("clear", runs_on_xp=True), "update", zeros)
+            steps = [*self.forward_steps, clearing, *self.backward_steps, *update]
+            self._unwatched["iteration"], self._trained_by = self.backend.record(steps), update
+        self._run("iteration", None)
+
     def loss(self, nodes: Sequence[Node] | None = None) -> float:
-        """The weighted sum of what the losses among all nodes, or these, have come to."""
+        """The weighted sum of what the losses among all nodes, or these, have come to.
+
+        Raises NetcError where it is not a number and a step has found out why.
+        """
         ran = None if nodes is None else set(nodes)
-        return sum(
-            weight * float(self.backend.read(array).sum())
+        loss = sum(
+            weight * total_of(self.backend.read(array))
             for producer, weight, array in self.losses
             if ran is None or producer in ran
         )
+        if loss != loss:
+            self.complain()
+        return loss
+
+    def complain(self) -> None:
+        """Raises the NetcError of the first step that has found something wrong and could not stop for it."""
+        for form in self.forms:
+            if error := form.complaint():
+                raise error
 
     def _run(
         self, direction: str, nodes: Sequence[Node] | None, settled: Node | None = None
@@ -297,32 +402,19 @@ class Program:
             steps = _of_nodes(steps, nodes)
         elif not watched:
             steps = self._unwatched[direction]
-        node = None
+        step = None
         try:
             # Infinities and NaNs are numbers here, as in Caffe.
             with np.errstate(all="ignore"), self.backend.active():
                 for step in steps:
-                    node = step.node
-                    if asks and (change := self._change_of_shape(node, settled)):
+                    if asks and (change := self._change_of_shape(step.node, settled)):
                         return change
                     step.run()
                     if watched:
                         self._look_at(step)
-        except NetcError as error:
-            if node is not None:
-                error.at = error.at or node.location
-                error.layer = error.layer or f"{node.name} ({node.type})"
+        except STEP_ERRORS as error:
+            explain(error, step)
             raise
-        except (ValueError, IndexError, ZeroDivisionError) as error:
-            if node is None or node.type == "Python" or not (empty := _empty_blob(node)):
-                raise
-            raise NetcError(
-                "the layer cannot work on a blob without elements",
-                at=node.location,
-                layer=f"{node.name} ({node.type})",
-                blob=empty.name,
-                found=list(empty.shape),
-            ) from error
         return None
 
     def _change_of_shape(self, node: Node, settled: Node | None) -> ShapeChange | None:
@@ -333,8 +425,8 @@ class Program:
 
     def _look_at(self, step: Step) -> None:
         """What a check, or the user, wants done after every step."""
-        if self.watcher is not None:
-            self.watcher(step, self.buffers[step.node])
+        if self.watcher is not None and step.direction != AGAIN:
+            self.watcher(step, self.buffers_of(step))
         if self.demand.poison:
             self._poison(step)
 
@@ -359,14 +451,10 @@ class Program:
             self.memory[offset : offset + len(values)] = values
 
     def _poison(self, step: Step) -> None:
-        times = (
-            self.plan.schedule.forward_step
-            if step.direction == "forward"
-            else self.plan.schedule.backward_step
-        )
-        if step.form not in times:
+        form = step.form.original if isinstance(step.form, AgainForm) else step.form
+        now = self.plan.schedule.steps[step.direction].get(form)
+        if now is None:
             return
-        now = times[step.form]
         for buffer in self.plan.freed_after(now):
             self.memory[buffer.offset : buffer.offset + buffer.nbytes] = 0xFF  # NaN in every float type
 
@@ -375,6 +463,11 @@ def fill_scaled(xp: ModuleType, scale: Array, seeds: list[Seed]) -> None:
     """Writes the gradients that no layer writes, times the loss scale."""
     for grad, weight in seeds:
         xp.multiply(scale.reshape((1,) * grad.ndim), grad.dtype.type(weight), out=grad)
+
+
+def total_of(array: np.ndarray) -> float:
+    """The sum of an array, which most often is one number."""
+    return float(array.item() if array.size == 1 else array.sum())
 
 
 def fill_all(seeds: list[Seed]) -> None:
@@ -388,11 +481,6 @@ def _shape(owner: Value | Form, kind: str) -> Shape | None:
     if isinstance(owner, Value):
         return owner.shape
     return owner.saved[kind].shape if kind in owner.saved else None
-
-
-def _empty_blob(node: Node) -> Value | None:
-    """The first bottom or top of a node that has no elements; None where all have some."""
-    return next((value for value in (*node.inputs, *node.outputs) if 0 in value.shape), None)
 
 
 def _of_nodes(steps: Sequence[Step], nodes: Sequence[Node]) -> list[Step]:
@@ -444,4 +532,8 @@ def plan_program(
         itemsize=itemsize,
         share="memory" not in demand.without,
     )
+    if backend.memory_limit is not None:
+        repeats = not {"memory", "recompute"} & demand.without
+        limit = backend.memory_limit
+        plan = fit_memory(graph, forms, plan, limit, itemsize, repeats=repeats, keep_all=demand.keep_all)
     return forms, plan

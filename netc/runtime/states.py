@@ -50,5 +50,6 @@ class States(dict[str, Array]):
             nbytes = count(shape) * np.dtype(dtype).itemsize
             array = backend.array(backend.allocate(nbytes, key), 0, shape, dtype)
             self._arrays[key, shape] = array
-        array.fill(0)
+        with backend.active():
+            array.fill(0)
         return array

@@ -14,7 +14,7 @@ from netc.proto import netc_pb2 as pb
 from netc.schema.positions import Positions
 from netc.schema.suggestions import did_you_mean
 from netc.schema.text import parse_text, read_text
-from netc.schema.upgrade import complete_snapshot_prefix, upgrade_solver
+from netc.schema.upgrade import SOLVER_TYPES, complete_snapshot_prefix, upgrade_solver
 
 log = logging.getLogger(__name__)
 
@@ -47,13 +47,14 @@ RANGES: tuple[tuple[tuple[str, ...], str, Callable[[float], bool]], ...] = (
             "display",
             "snapshot",
             "test_interval",
+            "test_iter",
             "device_id",
         ),
         "0 or more",
         lambda value: value >= 0,
     ),
     (
-        ("iter_size", "average_loss", "test_iter", "stepsize", "stepvalue"),
+        ("iter_size", "average_loss", "stepsize", "stepvalue"),
         "1 or more",
         lambda value: value >= 1,
     ),
@@ -86,6 +87,7 @@ def parse_solver(text: str | bytes, file: str = "<text>", net: str | None = None
 def check_solver(solver: Any, positions: Positions) -> None:
     """Raises NetcError, or NetcErrors, for what in a SolverParameter cannot be meant."""
     checks = (
+        _check_type,
         _check_nets,
         _check_tests,
         _check_policy,
@@ -110,6 +112,17 @@ def _finish(solver: Any, positions: Positions, net: str | None) -> ParsedSolver:
     complete_snapshot_prefix(solver, positions)
     check_solver(solver, positions)
     return ParsedSolver(solver, positions)
+
+
+def _check_type(solver: Any, positions: Positions) -> Iterator[NetcError]:
+    kind = solver.type
+    if kind not in SOLVER_TYPES.values():
+        yield NetcError(
+            f"unknown solver type {kind!r}",
+            at=positions.at("type"),
+            expected=", ".join(SOLVER_TYPES.values()),
+            remedy=did_you_mean(kind, SOLVER_TYPES.values()),
+        )
 
 
 def _check_nets(solver: Any, positions: Positions) -> Iterator[NetcError]:

@@ -14,6 +14,11 @@ if TYPE_CHECKING:
 class Hook:
     """Overrides what it wants to hear of. All calls come from the training thread, between two passes."""
 
+    @property
+    def waits_for_gradients(self) -> bool:
+        """Whether `on_gradients` has to come before the update, which may be over by then otherwise."""
+        return type(self).on_gradients is not Hook.on_gradients
+
     def on_start(self, solver: Solver) -> None:
         """`solve` begins; `solver.iter` is where it starts from."""
 
@@ -27,7 +32,10 @@ class Hook:
         """An update was made: `solver.iter` counts it, `solver.loss` is the loss from before it."""
 
     def on_display(self, solver: Solver) -> None:
-        """`solver.iter` was logged, with `solver.smoothed_loss`, `solver.lr` and the train net's outputs."""
+        """`solver.iter` was logged, with `solver.smoothed_loss`, `solver.lr` and the train net's outputs.
+
+        Where no hook waits for gradients, a GPU may have made the update already.
+        """
 
     def on_test(self, solver: Solver, test_net_index: int, results: Sequence[OutputValue]) -> None:
         """A test net was run; `results` holds its outputs' means over `test_iter` batches."""

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
+from ctypes import c_float
 
 import numpy as np
 
 from netc.proto import netc_pb2 as pb
 
 log = logging.getLogger(__name__)
-F = np.float32
+
+LARGEST_POWER = 709.0  # of e, in double
+
+
+def _single(value: float) -> float:
+    """Rounded to float. What two floats give in double, rounded, is what they give in float; and Python's
+    numbers take a tenth of the time of NumPy's."""
+    return c_float(value).value
 
 
 def _fixed(p: pb.SolverParameter, iteration: int, step: int) -> float:
@@ -26,23 +35,29 @@ def _exp(p: pb.SolverParameter, iteration: int, step: int) -> float:
 
 
 def _inv(p: pb.SolverParameter, iteration: int, step: int) -> float:
-    return float(F(p.base_lr) * F(_power(float(F(1) + F(p.gamma) * F(iteration)), -p.power)))
+    base = _single(1 + _single(p.gamma * _single(iteration)))
+    return p.base_lr * _single(_power(base, -p.power))
 
 
 def _poly(p: pb.SolverParameter, iteration: int, step: int) -> float:
     # Past max_iter the base is negative and Caffe's rate is NaN; it stays at 0 here.
-    base = max(float(F(1) - F(iteration) / F(p.max_iter)), 0.0)
-    return float(F(p.base_lr) * F(_power(base, p.power)))
+    base = max(_single(1 - _single(_single(iteration) / _single(p.max_iter))), 0.0)
+    return p.base_lr * _single(_power(base, p.power))
 
 
 def _sigmoid(p: pb.SolverParameter, iteration: int, step: int) -> float:
-    growth = F(np.exp(float(-F(p.gamma) * (F(iteration) - F(p.stepsize)))))
-    return float(F(p.base_lr) * (F(1) / (F(1) + growth)))
+    power = _single(-p.gamma * _single(_single(iteration) - _single(p.stepsize)))
+    growth = _single(math.exp(power)) if power < LARGEST_POWER else math.inf
+    return p.base_lr * _single(1 / _single(1 + growth))
 
 
 def _power(base: float, exponent: float) -> float:
-    """base ** exponent in double; infinite where Python would raise."""
-    return float(np.power(np.float64(base), np.float64(exponent)))
+    """base ** exponent in double; infinite, or NaN, where Python would raise."""
+    try:
+        return math.pow(base, exponent)
+    except (OverflowError, ValueError):
+        with np.errstate(all="ignore"):
+            return float(np.power(np.float64(base), np.float64(exponent)))
 
 
 # Caffe raises to an integer power in double, and does everything else in float.
@@ -71,8 +86,7 @@ class Schedule:
         """The rate for the update of this iteration, a float32. Call it in the order of the iterations."""
         self._advance(iteration)
         policy = POLICIES[self.definition.lr_policy]
-        with np.errstate(all="ignore"):
-            return float(F(policy(self.definition, iteration, self.current_step)))
+        return _single(policy(self.definition, iteration, self.current_step))
 
     def _advance(self, iteration: int) -> None:
         p = self.definition

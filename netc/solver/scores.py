@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -31,6 +32,8 @@ def mean_scores(
     The output of a DetectionEvaluate layer becomes the mean average precision over all batches, by
     `ap_version`; per_class: every class's is logged.
     """
+    if not batches:  # `test_iter: 0`, where a test net is wanted but not by the solver
+        return Scores(math.nan, [])
     loss, sums = 0.0, list[np.ndarray]()
     detections = detection_scores(net)
     for _ in range(batches):

@@ -18,6 +18,7 @@ from netc.schema.text import format_text
 from netc.schema.weights import check_binary_size, check_hdf5_names
 from netc.solver.definition import own_definition, rule_class
 from netc.solver.hooks import Hook
+from netc.solver.iteration import Iteration
 from netc.solver.loss_scale import LossScale
 from netc.solver.loss_window import LossWindow
 from netc.solver.nets import NetSpec, test_net_specs, train_net_spec
@@ -117,17 +118,13 @@ class Solver:
             for index, spec in enumerate(test_net_specs(self.param)):
                 say("solver.cpp:190", "Creating test net (#%d) specified by %s", index, spec.origin)
                 self.test_nets.append(self._make_net(spec, seed + 1 + index, self.net))
-            self._updater = Updater(self.param, self._rule, self.net.parameters, self.net.backend)
-            self._begin_scaling(LossScale())
+            self._updater = Updater(
+                self.param, self._rule, self.net.parameters, self.backend, loss_scale=self.net.loss_scale
+            )
+            self._iteration = Iteration(self.net, self._updater, self.param.iter_size)
         except BaseException:
             self.close()
             raise
-
-    def _begin_scaling(self, scale: LossScale) -> None:
-        """Scales the loss from here on, where the math needs it."""
-        self._loss_scale = scale if self.net.scales_loss else None
-        if self._loss_scale is not None:
-            self.net.scale_loss(self._loss_scale.value)
 
     def _make_net(self, spec: NetSpec, seed: int, train_net: Net | None = None) -> Net:
         net = Net(
@@ -234,7 +231,10 @@ class Solver:
             self._iterate()
 
     def _iterate(self) -> None:
-        self.net.clear_param_diffs()
+        waits = any(hook.waits_for_gradients for hook in self.hooks)
+        in_one = self._iteration.fits_in_one and not waits
+        if not in_one:
+            self.net.clear_param_diffs()
         if self._is_due(self.param.test_interval) and (self.iter > 0 or self.param.test_initialization):
             self.test_all()
             if self.stopped:
@@ -242,15 +242,23 @@ class Solver:
         self._tell("on_forward")
         display = self._is_due(self.param.display)
         self.net.debug_info = display and self.param.debug_info
-        self._compute_gradients()
+        if in_one:
+            self.lr = self._schedule.rate(self.iter)
+            self._take_loss(self._iteration.run(self.iter, self.lr))
+        else:
+            self._take_loss(self._iteration.sum_gradients())
         if display:
             self._show()
         self._tell("on_gradients")
-        self.lr = self._schedule.rate(self.iter)
+        if not in_one:
+            self.lr = self._schedule.rate(self.iter)
         if display:
             say("sgd_solver.cpp:112", "Iteration %d, lr = %g", self.iter, self.lr)
             self._tell("on_display")
-        self._update()
+        if in_one:
+            self._iteration.settle(self.iter)
+        else:
+            self._iteration.update(self.iter, self.lr)
         self.iter += 1
         self._tell("on_iteration")
         if self._is_due(self.param.snapshot) or self._snapshot_requested:
@@ -263,18 +271,7 @@ class Solver:
         For loops of one's own: `iter` stays what it is.
         """
         self.lr = self._schedule.rate(self.iter)
-        self._update()
-
-    def _update(self) -> None:
-        """One update at the rate of now; none where scaled gradients have overflowed."""
-        if self._loss_scale is None:
-            self._updater.apply(self.iter, self.lr)
-            return
-        scale = self._loss_scale.value
-        applied = self._updater.apply_scaled(self.iter, self.lr, scale)
-        self._loss_scale.note(applied, self.iter)
-        if self._loss_scale.value != scale:
-            self.net.scale_loss(self._loss_scale.value)
+        self._iteration.update(self.iter, self.lr)
 
     def _is_due(self, interval: int) -> bool:
         return interval > 0 and self.iter % interval == 0
@@ -285,12 +282,9 @@ class Solver:
             self.stopped = True
         return self.stopped
 
-    def _compute_gradients(self) -> None:
-        """Sums the gradients of `iter_size` batches, and takes their mean loss into the window."""
-        loss = 0.0
-        for _ in range(self.param.iter_size):
-            loss += self.net.forward_backward()
-        self.loss = loss / self.param.iter_size
+    def _take_loss(self, loss: float) -> None:
+        """Takes an iteration's loss into the window; says once where it is lost."""
+        self.loss = loss
         self._window.add(self.loss)
         if not math.isfinite(self.loss) and not self._warned_of_loss:
             self._warned_of_loss = True
@@ -375,7 +369,7 @@ class Solver:
             loss_window=self._window.state(),
             nets=[NetState.of(net) for net in self._nets],
             files=files,
-            loss_scale=self._loss_scale.state() if self._loss_scale else {},
+            loss_scale=scale.state() if (scale := self._iteration.loss_scale) else {},
         )
 
     def restore(self, path: str | os.PathLike[str]) -> None:
@@ -432,7 +426,7 @@ class Solver:
             if misfits:
                 log.warning("not found again in the snapshot or in net %r: %s", net.name, ", ".join(misfits))
         if side.loss_scale:
-            self._begin_scaling(LossScale(**side.loss_scale))
+            self._iteration.begin_scaling(LossScale(**side.loss_scale))
         window = LossWindow.of_state(side.loss_window)
         if window.size == max(1, self.param.average_loss):
             self._window, self._window_restored = window, True

@@ -1,24 +1,22 @@
-"""One parameter update over the whole arena: clip, normalise, regularise, apply the rule, subtract."""
+"""The update of a net's parameters under a solver definition, and the history that it keeps."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from netc.backends.backend import Backend
-from netc.backends.clipping import clip_scale
 from netc.backends.cpu import CpuBackend
-from netc.backends.update_spec import UpdateSpec
+from netc.backends.step import ArenaForm, Step
+from netc.backends.update_spec import Update, UpdateSpec
 from netc.errors import NetcError
 from netc.layer.base import Array
 from netc.proto import netc_pb2 as pb
 from netc.runtime.parameters import Parameters, Segment
+from netc.solver.reference_update import BLOCK, ReferenceUpdate
 from netc.solver.rules import Rule
-
-BLOCK = 1 << 16  # elements: the handful of arrays that a rule touches stay in a core's second-level cache
 
 
 @dataclass
@@ -29,18 +27,6 @@ class Run:
     stop: int
     lr_mult: float
     decay_mult: float
-
-
-@dataclass
-class Block:
-    """Views of one stretch of every array that an update touches, made once."""
-
-    data: Array
-    grad: Array
-    history: tuple[Array, ...]
-    scratch: tuple[Array, ...]
-    lr_mult: float
-    decay: float
 
 
 def merge_segments(segments: Iterable[Segment]) -> list[Run]:
@@ -76,9 +62,9 @@ def spec_of(definition: pb.SolverParameter, rule: Rule, runs: Iterable[Run]) -> 
 class Updater:
     """The update of one net's parameters under one solver definition.
 
-    The backend's own pass does it where there is one; what is written here over `xp` is the meaning of that
-    pass, and runs elsewhere. history: flat arrays of the parameters' layout, `rule.history_count` of them,
-    zero at first.
+    The backend's own pass does it where there is one, elsewhere the reference. history: flat arrays of the
+    parameters' layout, `rule.history_count` of them, zero at first; steps: the update as work that may be run
+    with other work.
     """
 
     def __init__(
@@ -88,16 +74,23 @@ class Updater:
         parameters: Parameters,
         backend: Backend | None = None,
         block: int = BLOCK,
+        loss_scale: Array | None = None,
     ) -> None:
-        """backend: where the parameters lie, by default the CPU; block: elements that `xp` takes at once."""
+        """backend: where the parameters lie, by default the CPU; block: elements that `xp` takes at once;
+        loss_scale: one number, how many times too large the gradients are."""
         self.backend = backend or CpuBackend()
-        self.xp = self.backend.xp
         self.rule = rule
         self.parameters = parameters
         self.spec = spec_of(definition, rule, merge_segments(parameters.segments))
         self.history: list[Array] = [self._zeros() for _ in range(rule.history_count)]
-        self._fast = self.backend.make_update(self.spec, parameters.data, parameters.grad, self.history)
-        self._blocks = [] if self._fast else self._make_blocks(block)
+        data, grad = parameters.data, parameters.grad
+        self._fast = self.backend.make_update(self.spec, data, grad, self.history, loss_scale)
+        self._update: Update = self._fast or ReferenceUpdate(
+            self.backend, rule, self.spec, data, grad, self.history, loss_scale, block
+        )
+        form = ArenaForm("update", capturable=self.capturable)
+        self.steps = [Step(form, "update", self._update.run)]
+        self._alone = self.backend.record(self.steps) if self.capturable else self.steps
 
     def _zeros(self) -> Array:
         data = self.parameters.data
@@ -107,79 +100,32 @@ class Updater:
             zeros.fill(0)
         return zeros
 
-    def _make_blocks(self, size: int) -> list[Block]:
-        data, grad = self.parameters.data, self.parameters.grad
-        longest = min(size, len(data))
-        # The first scratch array also serves the regularisation.
-        scratches = [self.xp.empty(longest, data.dtype) for _ in range(max(1, self.rule.scratch_count))]
-        blocks = []
-        for first, count, lr_mult, decay in self.spec.runs:
-            for start in range(first, first + count, size):
-                here = slice(start, min(start + size, first + count))
-                blocks.append(
-                    Block(
-                        data=data[here],
-                        grad=grad[here],
-                        history=tuple(array[here] for array in self.history),
-                        scratch=tuple(array[: here.stop - here.start] for array in scratches),
-                        lr_mult=lr_mult,
-                        decay=decay,
-                    )
-                )
-        return blocks
-
-    def apply_scaled(self, iteration: int, rate: float, scale: float) -> bool:
-        """As `apply`, for gradients of a scaled loss; False, with nothing changed, where they overflowed."""
-        if self._fast:
-            return self._fast.apply_scaled(iteration, rate, scale)
-        with self.backend.active(), np.errstate(all="ignore"):
-            grad = self.parameters.grad
-            if not bool(self.xp.isfinite(grad).all()):
-                return False
-            self.xp.multiply(grad, 1 / scale, out=grad)
-        self.apply(iteration, rate)
-        return True
-
-    def apply(self, iteration: int, rate: float) -> None:
+    def apply(self, iteration: int, rate: float) -> bool:
         """Updates the parameters from the gradients summed so far, which are overwritten by the updates.
 
-        iteration: the number of updates made before; rate: the learning rate of this one.
+        iteration: the number of updates made before; rate: the learning rate of this one. False, with nothing
+        changed, where the loss is scaled and the gradients have overflowed.
         """
-        if self._fast:
-            self._fast.apply(iteration, rate)
-            return
+        self.backend.push()
+        self.prepare(iteration, rate)
         # NaN and infinity are the solver's to report, once.
         with self.backend.active(), np.errstate(all="ignore"):
-            self._apply_blocks(iteration, rate)
+            for step in self._alone:
+                step.run()
+        return self.outcome()
 
-    def _apply_blocks(self, iteration: int, rate: float) -> None:
-        xp = self.xp
-        scale = self._clip_scale() / self.spec.iter_size
-        self.rule.begin(iteration)
-        for block in self._blocks:
-            if scale != 1:
-                xp.multiply(block.grad, scale, out=block.grad)
-            if block.decay:
-                self._regularize(block)
-            self.rule.update(xp, block.grad, block.history, block.scratch, rate * block.lr_mult)
-            xp.subtract(block.data, block.grad, out=block.data)
+    def prepare(self, iteration: int, rate: float) -> None:
+        """Says what the next update is to take, as in `apply`, for one that runs in `steps`."""
+        self._update.prepare(iteration, rate)
 
-    def _regularize(self, block: Block) -> None:
-        xp, t = self.xp, block.scratch[0]
-        if self.spec.l1:
-            xp.sign(block.data, out=t)
-            xp.multiply(t, block.decay, out=t)
-        else:
-            xp.multiply(block.data, block.decay, out=t)
-        xp.add(block.grad, t, out=block.grad)
+    def outcome(self) -> bool:
+        """Whether the last update that was run has changed the parameters."""
+        return self._update.outcome()
 
-    def _clip_scale(self) -> float:
-        """What brings the gradients' L2 norm down to `clip_gradients`; 1 where nothing is to be clipped."""
-        if self.spec.clip < 0:
-            return 1.0
-        # Blocks are summed in double: one float32 sum over millions of elements would lose digits.
-        squares = sum(float(self.xp.dot(block.grad, block.grad)) for block in self._blocks)
-        return clip_scale(math.sqrt(squares), self.spec.clip)
+    @property
+    def capturable(self) -> bool:
+        """Whether `steps` may be recorded with other work."""
+        return self._update.capturable
 
     def history_blobs(self) -> list[Array]:
         """The history as a solver state stores it: every parameter's first array, then every second one's."""

@@ -22,8 +22,9 @@ from netc.tools.sketch import Sketch
 class ListedStep:
     """One step: the layers it runs, its form, the work it asks the device for, and what it costs.
 
-    bytes: of the blobs, parameters and gradients that it reads and writes, each once; multiply_adds: of a
-    forward step, 0 where nobody counts them.
+    direction: "forward", "backward" or, of a forward that runs once more for a backward, "again". bytes: of
+    the blobs, parameters and gradients that it reads and writes, each once; multiply_adds: of a forward step,
+    0 where nobody counts them.
     """
 
     direction: str
@@ -38,7 +39,10 @@ class ListedStep:
 
 @dataclass(frozen=True)
 class Listing:
-    """All steps of one iteration, and the memory that they share."""
+    """All steps of one iteration, and the memory that they share.
+
+    extra_work: the multiplications of the steps that run again, as a share of the iteration's others.
+    """
 
     net: str
     backend: str
@@ -46,6 +50,8 @@ class Listing:
     arena_bytes: int
     unshared_bytes: int
     parameter_bytes: int
+    bytes_without_recompute: int
+    extra_work: float
 
 
 def list_program(
@@ -71,6 +77,8 @@ def list_program(
         program.plan.arena_bytes,
         program.plan.unshared_bytes,
         int(store.flat.data.nbytes),
+        program.plan.bytes_without or program.plan.arena_bytes,
+        program.plan.extra_work,
     )
 
 
@@ -84,8 +92,8 @@ def _listed(step: Step, program: Program, backend: Backend, multiply_adds: int) 
         form.variant,
         tuple(backend.trace(step)) if form.variant != "reference" else (),
         tuple(dict.fromkeys(value.layout for value in values)),
-        _bytes(program.buffers[form.node], step.direction),
-        multiply_adds if step.direction == "forward" else 0,
+        _bytes(program.buffers_of(step), step.direction),
+        0 if step.direction == "backward" else multiply_adds,
     )
 
 

@@ -6,14 +6,11 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final
 
 from netc.graph import Node
 from netc.layer import SourceLayer
+from netc.passes.work import FLOPS_PER_MULTIPLY_ADD, backward_multiply_adds, multiply_adds
 from netc.runtime import Net
-from netc.tools.cost import multiply_adds
-
-FLOPS_PER_MULTIPLY_ADD: Final = 2
 
 
 @dataclass
@@ -97,13 +94,11 @@ def _note(times: NetTimes, forward: Sequence[float], backward: Sequence[float]) 
 
 
 def _layer_times(node: Node) -> LayerTimes:
-    adds = multiply_adds(node)
-    gradients = int(any(node.param_needs_grad[:1])) + int(any(node.input_needs_grad))
     return LayerTimes(
         node.name,
         node.type,
-        Times(multiply_adds=adds),
-        Times(multiply_adds=adds * gradients if node.needs_backward else 0),
+        Times(multiply_adds=multiply_adds(node)),
+        Times(multiply_adds=backward_multiply_adds(node)),
     )
 
 

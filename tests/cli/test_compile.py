@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -74,3 +75,45 @@ def test_the_table_shows_steps_only_when_asked(model: str, capsys: pytest.Captur
     assert "without sharing" in brief
     assert "conv" not in brief
     assert "SoftmaxWithLoss" in full
+
+
+TANHS = 8
+
+
+def deep_net() -> str:
+    """The net with a row of TanH layers between its convolution and its pooling."""
+    before, after = NET.split('layer { name: "pool"')
+    names = ["conv", *(f"tanh{i}" for i in range(TANHS))]
+    row = "".join(
+        f'layer {{ name: "{top}" type: "TanH" bottom: "{bottom}" top: "{top}" }}\n'
+        for bottom, top in pairwise(names)
+    )
+    pool = after.replace('bottom: "conv"', f'bottom: "{names[-1]}"')
+    return f'{before}{row}layer {{ name: "pool"{pool}'
+
+
+def test_a_memory_limit_shows_what_is_computed_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = str(tmp_path / "deep.prototxt")
+    Path(model).write_text(deep_net())
+    whole = listing(capsys, "-model", model)["arena_bytes"]
+    limit = f"{0.9 * whole / 1000:.3f}KB"
+    found = listing(capsys, "-model", model, "-memory_limit", limit)
+    again = [step for step in found["steps"] if step["direction"] == "again"]
+    assert found["arena_bytes"] <= 0.9 * whole
+    assert found["bytes_without_recompute"] == whole
+    assert again
+    assert all(step["layers"] for step in again)
+    arguments = ["compile", "-model", model, "-shape", SHAPES, "-memory_limit", limit]
+    assert main([*arguments, "-dump"]) == 0
+    table = capsys.readouterr().out
+    assert "computed again: " in table
+    assert f"without that {whole:,} bytes" in table
+    assert main([*arguments, "-without", "recompute"]) == 1
+    assert "do not fit into the memory limit" in capsys.readouterr().err
+
+
+def test_a_memory_limit_must_be_a_size(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compile", "-model", model, "-memory_limit", "plenty"]) == 2
+    assert "1.5GiB" in capsys.readouterr().err

@@ -1,7 +1,7 @@
 """Runs a fast form and the layers that it stands for on the same arrays, and compares all that they write.
 
 It keeps a form to its word: workspaces hold NaNs before each run, and so does by the time of backward
-whatever the form does not declare that backward reads.
+whatever the form does not declare that backward reads. What it writes outside of its arrays is found out.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from netc.schema.text import parse_text
 Array = np.ndarray[Any, Any]
 LAYOUTS = (PLAIN, NHWC, BLOCKED)
 TOLERANCE = 1e-5  # of the largest value of an array
+FENCE = 1 << 14  # bytes around every array, which nobody may touch
+FENCE_BYTE = 0xA5
 
 
 def engine() -> Engine:
@@ -179,6 +181,7 @@ class FormCase:
 
     def run_form(self, form: Form) -> dict[str, Array]:
         """What the form writes, on arrays in its layouts."""
+        fences.clear()
         into = form.bottom_layouts or [PLAIN] * len(form.inputs)
         out = form.top_layouts or [PLAIN] * len(form.outputs)
         memory, gradients = Places(), Places()
@@ -208,6 +211,7 @@ class FormCase:
         results |= named("param", params)
         if self.backward:
             results |= self._run_backward(form, b, gradients, grads, into, out)
+        assert all((fence == FENCE_BYTE).all() for fence in fences), f"{form.variant} wrote beyond an array"
         return results
 
     def _run_backward(
@@ -279,11 +283,16 @@ def chosen(arrays: Sequence[Array], indices: Sequence[int] | None) -> list[Array
     return list(arrays) if indices is None else [arrays[i] for i in indices]
 
 
+fences: list[Array] = []  # around the arrays that `aligned` has made
+
+
 def aligned(array: Array) -> Array:
-    """A copy at an address that is a multiple of 64, with the same strides."""
-    raw = np.zeros(array.nbytes + 64, np.uint8)
-    start = -raw.ctypes.data % 64
-    flat = raw[start : start + array.nbytes].view(array.dtype)
+    """A copy at an address that is a multiple of 64, with the same strides, between two fences."""
+    raw = np.full(array.nbytes + 64 + 2 * FENCE, FENCE_BYTE, np.uint8)
+    start = FENCE + -raw.ctypes.data % 64
+    stop = start + array.nbytes
+    fences.extend((raw[:start], raw[stop:]))
+    flat = raw[start:stop].view(array.dtype)
     order = np.argsort([-stride for stride in array.strides], kind="stable")
     copy = flat.reshape([array.shape[axis] for axis in order]).transpose(np.argsort(order))
     copy[...] = array

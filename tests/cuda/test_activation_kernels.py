@@ -8,7 +8,7 @@ import pytest
 from netc.backends.cuda import activation
 from netc.backends.cuda.emulated_device import EmulatedDevice
 from netc.backends.form import Mode
-from tests.cuda.one_form import OneForm, drawn, make_nodes
+from tests.cuda.one_chain import OneChain, chain_of, drawn
 
 pytestmark = [pytest.mark.cuda, pytest.mark.usefixtures("emulator")]
 
@@ -49,24 +49,24 @@ def drawn_within(*shape: int, seed: int = 0) -> np.ndarray:
 @pytest.mark.parametrize("text", TEXTS + ELEMENTARY)
 def test_activations(checked: EmulatedDevice, text: str) -> None:
     checked.order, checked.seed = "random", 8
-    form = OneForm(checked, maker(text), text, drawn_within(3, 5, 7))
+    form = OneChain(checked, maker(text), text, drawn_within(3, 5, 7))
     form.check(drawn(3, 5, 7, seed=1), atol=3e-6)
 
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_activations_in_place_and_unaligned(fast: EmulatedDevice, text: str) -> None:
-    form = OneForm(fast, maker(text), f"{text} {IN_PLACE}", drawn_within(1031), skew=4)
+    form = OneChain(fast, maker(text), f"{text} {IN_PLACE}", drawn_within(1031), skew=4)
     form.check(drawn(1031, seed=1), atol=3e-6)
 
 
 def test_thresholds(device: EmulatedDevice) -> None:
     text = 'type: "Threshold" threshold_param { threshold: 0.25 }'
-    OneForm(device, maker(text), text, drawn(77)).check()
+    OneChain(device, maker(text), text, drawn(77)).check()
 
 
 def test_powers_in_place_are_left_to_the_layer_where_gradients_are_wanted(fast: EmulatedDevice) -> None:
     for text in ('type: "Power"', 'type: "Log"'):
-        nodes = make_nodes([f"{text} {IN_PLACE}"], [drawn(4)], [True])
+        nodes = chain_of(f"{text} {IN_PLACE}", (4,))
         assert maker(text)(nodes, Mode(), fast) is None  # type: ignore[operator]
         nodes[0].needs_backward = False
         assert maker(text)(nodes, Mode(), fast) is not None  # type: ignore[operator]
@@ -74,7 +74,7 @@ def test_powers_in_place_are_left_to_the_layer_where_gradients_are_wanted(fast: 
 
 def test_nothing_is_saved_where_no_gradient_is_wanted(fast: EmulatedDevice) -> None:
     for text in ('type: "Swish"', f'type: "PReLU" {IN_PLACE}'):
-        form = OneForm(
+        form = OneChain(
             fast,
             maker(text),
             text,
@@ -90,11 +90,11 @@ def test_nothing_is_saved_where_no_gradient_is_wanted(fast: EmulatedDevice) -> N
 @pytest.mark.parametrize("shape", [(2, 3, 5, 7), (3, 4, 8, 8), (9, 6), (1, 1, 1)])
 def test_prelu(device: EmulatedDevice, shape: tuple[int, ...], place: str) -> None:
     slopes = drawn(shape[1], seed=2)
-    form = OneForm(device, maker('"PReLU"'), f'type: "PReLU" {place}', drawn(*shape), params=[slopes])
+    form = OneChain(device, maker('"PReLU"'), f'type: "PReLU" {place}', drawn(*shape), params=[slopes])
     form.check(drawn(*shape, seed=1), rtol=1e-5, atol=1e-5)
 
 
 def test_prelu_with_one_slope_for_all(device: EmulatedDevice) -> None:
     text = 'type: "PReLU" prelu_param { channel_shared: true }'
-    form = OneForm(device, maker(text), text, drawn(3, 5, 11), params=[np.float32(0.3)])
+    form = OneChain(device, maker(text), text, drawn(3, 5, 11), params=[np.float32(0.3)])
     form.check(drawn(3, 5, 11, seed=1), rtol=1e-5, atol=1e-5)

@@ -13,7 +13,7 @@ from netc.backends.cuda.emulated_device import EmulatedDevice
 from netc.backends.form import Mode
 from netc.proto import netc_pb2 as pb
 from tests.cuda.arrays import get, put, room
-from tests.cuda.one_chain import OneChain, chain_of, check_chain, drawn
+from tests.cuda.one_chain import OneChain, chain_of, drawn
 
 pytestmark = [pytest.mark.cuda, pytest.mark.usefixtures("emulator")]
 
@@ -82,22 +82,20 @@ def values(*shape: int) -> Any:
 @pytest.mark.parametrize("chain", CHAINS)
 def test_chains_in_training(fast: EmulatedDevice, chain: str, shape: str) -> None:
     one = OneChain(fast, bn_form.FORMS, CHAINS[chain], values(*SHAPES[shape]))
-    check_chain(one, rtol=1e-5, atol=2e-5, passes=2)
+    one.check(rtol=1e-5, atol=2e-5, passes=2)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("chain", RESIDUAL_CHAINS)
 def test_residual_chains(device: EmulatedDevice, chain: str, shape: str) -> None:
     x, residual = values(*SHAPES[shape]), drawn(*SHAPES[shape], seed=9)
-    check_chain(
-        OneChain(device, bn_form.FORMS, RESIDUAL_CHAINS[chain], x, residual), rtol=1e-5, atol=2e-5, passes=2
-    )
+    OneChain(device, bn_form.FORMS, RESIDUAL_CHAINS[chain], x, residual).check(rtol=1e-5, atol=2e-5, passes=2)
 
 
 @pytest.mark.parametrize("chain", CHAINS)
 def test_chains_in_test(fast: EmulatedDevice, chain: str) -> None:
     one = OneChain(fast, bn_form.FORMS, CHAINS[chain], values(*SHAPES["odd"]), phase=pb.TEST)
-    check_chain(one, rtol=1e-5, atol=2e-5)
+    one.check(rtol=1e-5, atol=2e-5)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -105,17 +103,16 @@ def test_a_chain_in_check_mode(checked: EmulatedDevice, shape: str) -> None:
     checked.order, checked.seed = "random", 5
     for chain in ("scaled relu", "scaled relu in place"):
         one = OneChain(checked, bn_form.FORMS, CHAINS[chain], values(*SHAPES[shape]))
-        check_chain(one, rtol=1e-5, atol=2e-5)
+        one.check(rtol=1e-5, atol=2e-5)
 
 
 @pytest.mark.parametrize(("images", "channels", "side"), [(3, 2, 64), (5, 1, 61), (9000, 3, 1), (1, 2049, 4)])
 def test_several_parts_of_a_channel(fast: EmulatedDevice, images: int, channels: int, side: int) -> None:
     x = values(images, channels, side, side)
     one = OneChain(fast, bn_form.FORMS, CHAINS["scaled relu"], x)
-    assert one.form is not None
     parts = one.form.forward_workspace["partial"].shape[1]
     assert (parts > 1) is (channels < 8)
-    check_chain(one, rtol=3e-5, atol=3e-5 * np.sqrt(images * side * side))
+    one.check(rtol=3e-5, atol=3e-5 * np.sqrt(images * side * side))
 
 
 def test_the_last_parts_of_a_channel_may_be_empty(checked: EmulatedDevice) -> None:
@@ -171,7 +168,6 @@ def test_memory_off_sixteen_bytes(fast: EmulatedDevice) -> None:
 def test_x_is_kept_only_where_it_is_needed_and_overwritten(fast: EmulatedDevice) -> None:
     def saved(chain: str, phase: int = pb.TRAIN, mode: Mode | None = None) -> set[str]:
         form = OneChain(fast, bn_form.FORMS, CHAINS[chain], values(2, 3), phase=phase, mode=mode).form
-        assert form is not None
         return set(form.saved) | {f"bottom {i}" for i in form.backward_bottoms or ()}
 
     assert saved("scaled relu") == {"channels", "bottom 0"}

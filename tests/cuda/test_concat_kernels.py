@@ -6,7 +6,7 @@ import pytest
 
 from netc.backends.cuda import concat
 from netc.backends.cuda.emulated_device import EmulatedDevice
-from tests.cuda.one_form import OneForm, drawn
+from tests.cuda.one_chain import OneChain, drawn
 
 pytestmark = [pytest.mark.cuda, pytest.mark.usefixtures("emulator")]
 
@@ -28,7 +28,7 @@ def test_concat_along_every_axis(
     bottoms = [drawn(*shape, seed=i) for i, shape in enumerate(shapes)]
     total = list(shapes[0])
     total[axis] = sum(shape[axis] for shape in shapes)
-    OneForm(checked, CONCAT, text, *bottoms, skew=skew).check(drawn(*total, seed=9))
+    OneChain(checked, CONCAT, text, *bottoms, skew=skew).check(drawn(*total, seed=9))
 
 
 @pytest.mark.parametrize("parts", [1, 7, 8, 9, 20])
@@ -36,19 +36,19 @@ def test_concat_along_every_axis(
 def test_many_parts_both_ways(fast: EmulatedDevice, parts: int, width: int) -> None:
     bottoms = [drawn(11, width * (1 + i % 3), 5, seed=i) for i in range(parts)]
     total = sum(x.shape[1] for x in bottoms)
-    OneForm(fast, CONCAT, 'type: "Concat"', *bottoms).check(drawn(11, total, 5))
+    OneChain(fast, CONCAT, 'type: "Concat"', *bottoms).check(drawn(11, total, 5))
     tops = " ".join(f'top: "y{i}"' for i in range(parts))
-    form = OneForm(fast, SLICE, f'type: "Slice" {tops}', drawn(11, width * parts, 5))
+    form = OneChain(fast, SLICE, f'type: "Slice" {tops}', drawn(11, width * parts, 5))
     form.check(*(drawn(11, width, 5, seed=i) for i in range(parts)))
 
 
 def test_a_bottom_that_wants_no_gradient_is_left_out(checked: EmulatedDevice) -> None:
     bottoms = [drawn(2, 3, seed=i) for i in range(3)]
-    form = OneForm(checked, CONCAT, 'type: "Concat"', *bottoms, wanted=[True, False, True])
+    form = OneChain(checked, CONCAT, 'type: "Concat"', *bottoms, wanted=[True, False, True])
     form.check(drawn(2, 9))
 
 
 def test_a_top_without_a_gradient_gives_zeros(checked: EmulatedDevice) -> None:
     text = 'type: "Slice" top: "a" top: "b" top: "c" slice_param { slice_point: 1 slice_point: 4 }'
-    form = OneForm(checked, SLICE, text, drawn(3, 6, 4))
+    form = OneChain(checked, SLICE, text, drawn(3, 6, 4))
     form.check(drawn(3, 1, 4), None, drawn(3, 2, 4, seed=1))

@@ -18,7 +18,7 @@ from netc.backends.cuda.emulated_device import EmulatedDevice
 from netc.backends.cuda.kernel import Kernel
 from netc.backends.form import Mode
 from tests.cuda.clocked import ClockedDevice
-from tests.cuda.one_form import OneForm, drawn
+from tests.cuda.one_chain import OneChain, drawn
 
 pytestmark = [pytest.mark.cuda, pytest.mark.usefixtures("emulator")]
 
@@ -43,14 +43,14 @@ SHAPES = {
 }
 
 
-def one_of(device: EmulatedDevice, text: str, mode: Mode | None = None, images: int = 2) -> OneForm:
+def one_of(device: EmulatedDevice, text: str, mode: Mode | None = None, images: int = 2) -> OneChain:
     bottom, filters = (images, 4, 9, 9), (70, 4, 3, 3)
     if text == DEPTHWISE:
         bottom, filters = (images, 5, 8, 7), (5, 1, 3, 3)
     if text == ENLARGING:
         bottom, filters = (images, 3, 5, 4), (3, 6, 4, 4)
     params = [drawn(*filters, seed=1), drawn(filters[1 if text == ENLARGING else 0], seed=2)]
-    return OneForm(device, make_convolution, text, drawn(*bottom), params=params, mode=mode)
+    return OneChain(device, make_convolution, text, drawn(*bottom), params=params, mode=mode)
 
 
 TOLERANCES = {"fp32": 1e-4, "tf32": 4e-3, "bf16": 3e-2, "fp16": 4e-3}

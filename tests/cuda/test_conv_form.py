@@ -12,7 +12,7 @@ from netc.backends.cuda.channel_sum import Relu, channel_sum_floats, sum_channel
 from netc.backends.cuda.emulated_device import EmulatedDevice
 from netc.backends.form import Mode
 from tests.cuda.arrays import get, put, room
-from tests.cuda.one_form import Array, OneForm, drawn, make_nodes
+from tests.cuda.one_chain import Array, OneChain, chain_of, drawn
 
 pytestmark = [pytest.mark.cuda, pytest.mark.usefixtures("emulator")]
 
@@ -79,15 +79,15 @@ LAYERS = {
 CHAINS = {"alone": (), "ReLU": (IN_PLACE,), "leaky": (LEAKY_IN_PLACE,), "leaky out of place": (LEAKY,)}
 
 
-def form_of(device: EmulatedDevice, name: str, after: tuple[str, ...] = (), **options: object) -> OneForm:
+def form_of(device: EmulatedDevice, name: str, after: tuple[str, ...] = (), **options: object) -> OneChain:
     text, bottom, filters = LAYERS[name]
     texts = [text, *after]
-    top = make_nodes(texts, [drawn(*bottom)], [True])[0].outputs[0].shape
+    top = chain_of(texts, bottom)[0].outputs[0].shape
     axis = 2 if name == "axis 2" else 1
     params = [drawn(*filters, seed=1)]
     if "bias_term: false" not in text:
         params.append(drawn(top[axis], seed=2))
-    return OneForm(device, conv_form.make_convolution, texts, drawn(*bottom), params=params, **options)
+    return OneChain(device, conv_form.make_convolution, texts, drawn(*bottom), params=params, **options)
 
 
 @pytest.mark.parametrize("after", CHAINS)
@@ -106,7 +106,7 @@ def test_no_gradient_is_made_that_nobody_wants(checked: EmulatedDevice) -> None:
 def test_several_bottoms_share_the_filters(checked: EmulatedDevice) -> None:
     text = 'type: "Convolution" top: "a" top: "b" convolution_param { num_output: 3 kernel_size: 3 }'
     params = [drawn(3, 2, 3, 3, seed=1), drawn(3, seed=2)]
-    one = OneForm(
+    one = OneChain(
         checked,
         conv_form.make_convolution,
         text,
@@ -123,7 +123,7 @@ def test_a_relu_changes_its_tops_gradient_only_in_place(checked: EmulatedDevice,
     one = form_of(checked, "3x3", (after,))
     dy = drawn(2, 6, 7, 8, seed=3)
     one.forward()
-    one.backward(dy)
+    one.backward([dy])
     changed = bool((one.buffers.top_grads[0] != dy).any())
     assert changed == (after == LEAKY_IN_PLACE)
 
@@ -138,12 +138,12 @@ def test_a_relu_changes_its_tops_gradient_only_in_place(checked: EmulatedDevice,
 def test_three_spatial_axes_are_left_to_the_layer(
     fast: EmulatedDevice, text: str, shape: tuple[int, ...]
 ) -> None:
-    assert conv_form.make_convolution(make_nodes([text], [drawn(*shape)], [True]), Mode(), fast) is None
+    assert conv_form.make_convolution(chain_of(text, shape), Mode(), fast) is None
 
 
 def test_a_relu_that_falls_is_left_to_the_layer(fast: EmulatedDevice) -> None:
     falling = 'type: "ReLU" relu_param { negative_slope: -0.1 }'
-    nodes = make_nodes([LAYERS["3x3"][0], falling], [drawn(2, 4, 7, 8)], [True])
+    nodes = chain_of([LAYERS["3x3"][0], falling], (2, 4, 7, 8))
     assert conv_form.make_convolution(nodes, Mode(), fast) is None
 
 

@@ -3,16 +3,18 @@ of window."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 
 from netc.backends.cuda import conv
-from netc.backends.cuda.conv_shape import ConvKernels, ConvShape
+from netc.backends.cuda.conv_shape import ConvShape
 from netc.backends.cuda.conv_terms import Tables
+from netc.backends.cuda.conv_work import Candidate, Filters, Images
+from netc.backends.cuda.device import Device
 from netc.backends.cuda.emulated_device import EmulatedDevice
 from netc.backends.cuda.kernel import Kernel
 from netc.layer.lowering import Lowering
@@ -69,10 +71,17 @@ class Case:
         return np.where(dx > 0, dx, slope * dx), dw
 
 
+Pick = Callable[[str, Device, ConvShape], Candidate]  # what runs a direction
+
+
+def by_rule(direction: str, device: Device, shape: ConvShape) -> Candidate:
+    return conv.candidates(direction, device, shape)[0]
+
+
 def check(
     device: EmulatedDevice,
     shape: ConvShape,
-    kernels: ConvKernels = conv.KERNELS,
+    pick: Pick = by_rule,
     slope: float = 1.0,
     tolerance: float = 2e-6,
     skew: int = 0,
@@ -84,14 +93,14 @@ def check(
     y = room(device, shape.y_count, name="y", skew=skew)
     dx = room(device, shape.x_count, name="dx", skew=skew)
 
-    def workspace(floats: int) -> object:
-        return room(device, floats, name="workspace") if floats else None
-
-    kernels.forward(device, shape, x, w, y, bias, slope, workspace(kernels.forward_floats(device, shape)))()
-    floats = kernels.backward_data_floats(device, shape)
-    kernels.backward_data(device, shape, dy, w, dx, x_bias, slope, workspace(floats))()
-    floats = kernels.backward_weights_floats(device, shape)
-    kernels.backward_weights(device, shape, x, dy, dw, workspace(floats))()
+    for direction, work in (
+        ("forward", Images(x, w, y, bias, slope)),
+        ("backward_data", Images(dy, w, dx, x_bias, slope)),
+        ("backward_weights", Filters(x, dy, dw)),
+    ):
+        candidate = pick(direction, device, shape)
+        room_for = room(device, candidate.floats, name="workspace") if candidate.floats else None
+        candidate.bind(device, shape, replace(work, workspace=room_for))()
 
     wanted_dx, wanted_dw = case.backward(slope)
     for name, memory, wanted, terms in (
@@ -173,16 +182,16 @@ def edges_of(tile: conv.Tile) -> list[ConvShape]:
 def test_image_tiles_at_their_edges(
     fast: EmulatedDevice, source: str, tile: conv.Tile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tiled = {
-        "forward": partial(conv.forward, tile=tile),
-        "backward_data": partial(conv.backward_data, tile=tile),
-    }
-    kernels = replace(conv.KERNELS, **tiled)
+    def pick(direction: str, device: Device, shape: ConvShape) -> Candidate:
+        tried = conv.candidates(direction, device, shape)
+        name = f"simt {tile.m}x{tile.n}"
+        return next((candidate for candidate in tried if candidate.name == name), tried[0])
+
     if source == "compared":
         monkeypatch.setattr(Tables, "masked", False)
     names = names_of_launches(fast, monkeypatch)
     for shape in edges_of(tile):
-        check(fast, shape, kernels)
+        check(fast, shape, pick)
     assert f"conv {source} {tile.m}x{tile.n}" in names
 
 
@@ -205,7 +214,7 @@ def test_long_sums_are_shared_out_and_added_up(
 ) -> None:
     monkeypatch.setattr(conv, "PARTS_PER_PROCESSOR", (16,))
     shape = shape_of(5, 3, (23, 19), 6, (3, 3), 3, pad=(1, 1))
-    assert conv.backward_weights_floats(device, shape) >= 2 * shape.weight_count
+    assert by_rule("backward_weights", device, shape).floats >= 2 * shape.weight_count
     check(device, shape)
 
 
@@ -231,30 +240,32 @@ def test_the_tile_follows_the_rows_and_the_device() -> None:
 def test_repeated_sums_are_the_same_to_the_bit(fast: EmulatedDevice, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(conv, "PARTS_PER_PROCESSOR", (16,))
     case = Case(shape_of(4, 4, (25, 25), 5, (3, 3)))
-    floats = conv.backward_weights_floats(fast, case.shape)
+    candidate = by_rule("backward_weights", fast, case.shape)
     results = []
     for _ in range(2):
         x, dy, dw = (put(fast, array) for array in (case.x, case.dy, case.dw))
-        conv.backward_weights(fast, case.shape, x, dy, dw, room(fast, floats))()
+        candidate.bind(fast, case.shape, Filters(x, dy, dw, room(fast, candidate.floats)))()
         results.append(get(fast, dw))
     np.testing.assert_array_equal(*results)
 
 
 def test_first_layers_get_a_narrow_tile(fast: EmulatedDevice) -> None:
     shape = shape_of(2, 3, (9, 9), 64, (3, 3))
-    assert conv.choose_split(fast, shape).tile.n == 32
-    assert conv.choose_split(fast, replace(shape, c=64)).tile.n == 64
+    assert conv.splits(fast, shape)[0].tile.n == 32
+    assert conv.splits(fast, replace(shape, c=64))[0].tile.n == 64
 
 
 def test_every_split_that_a_tuner_tries_gives_the_same_sums(fast: EmulatedDevice) -> None:
     case = Case(shape_of(3, 4, (21, 20), 5, (3, 3)))
     wanted = case.backward(1.0)[1]
     tried = conv.splits(fast, case.shape)
-    assert len(tried) == len(conv.WEIGHT_TILES) * len(conv.PARTS_PER_PROCESSOR)
+    assert {split.tile for split in tried} == set(conv.WEIGHT_TILES)
+    assert {split.parts for split in tried} >= {1, 2, 4}
     for split in tried:
         x, dy, dw = (put(fast, array) for array in (case.x, case.dy, case.dw))
         floats = split.floats(case.shape)
-        conv.backward_weights(fast, case.shape, x, dy, dw, room(fast, floats) if floats else None, split)()
+        work = Filters(x, dy, dw, room(fast, floats) if floats else None)
+        conv.bind_filters(fast, case.shape, work, split)()
         np.testing.assert_allclose(get(fast, dw, wanted.shape), wanted, rtol=1e-4, atol=1e-4)
 
 

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 
 from netc.backends.cuda import conv_mma
-from netc.backends.cuda.conv_mma import KERNELS, TILES, WGMMA_KERNELS, WGMMA_TILES, Tile
+from netc.backends.cuda.conv_mma import (
+    NUMBERS,
+    TILES,
+    WGMMA_TILES,
+    Plan,
+    Tile,
+    filters_candidate,
+    images_candidate,
+)
 from netc.backends.cuda.conv_shape import ConvShape
+from netc.backends.cuda.conv_work import Candidate, Filters, Images
 from netc.backends.cuda.emulated_device import EmulatedDevice
-from netc.backends.cuda.memory import Memory
 from netc.errors import NetcError
 from tests.cuda.arrays import get, put, room
 from tests.cuda.convolutions import arrays_of, convolve, filter_gradient, input_gradient, shape_of
@@ -18,56 +29,55 @@ from tests.cuda.rounding import ROUNDED
 pytestmark = [pytest.mark.cuda, pytest.mark.usefixtures("emulator")]
 
 
-def workspace(device: EmulatedDevice, floats: int) -> Memory | None:
-    return room(device, floats, name="workspace") if floats else None
-
-
 def check_close(got: np.ndarray, wanted: np.ndarray, terms: int) -> None:
     """Factors are rounded alike on both sides, so that only the fp32 sums of `terms` products differ."""
     np.testing.assert_allclose(got, wanted, rtol=0, atol=2e-6 * max(1.0, np.sqrt(terms)) * 8)
 
 
-def check_forward(
-    device: EmulatedDevice, tile: Tile, shape: ConvShape, slope: float = 1.0, bias: bool = False
-) -> None:
-    x, w, _ = arrays_of(shape)
-    shifts = np.linspace(-1, 1, shape.k, dtype=np.float32)
-    y = room(device, shape.y_count, name="y")
-    floats = conv_mma.forward_floats(tile.math, device, shape)
-    conv_mma.forward(
-        tile.math, device, shape, put(device, x, "x"), put(device, w, "w"), y,
-        put(device, shifts, "bias") if bias else None, slope, workspace(device, floats), tile,
-    )()  # fmt: skip
-    rounded = ROUNDED[tile.math]
-    wanted = convolve(shape, rounded(x), rounded(w)) + (shifts[:, None, None] if bias else 0)
-    wanted = np.where(wanted > 0, wanted, slope * wanted)
-    check_close(get(device, y, wanted.shape), wanted, shape.group_c * shape.taps)
+def run(device: EmulatedDevice, candidate: Candidate, shape: ConvShape, work: Images | Filters) -> None:
+    """Runs a direction with the workspace that it asks for."""
+    room_for = room(device, candidate.floats, name="workspace") if candidate.floats else None
+    candidate.bind(device, shape, replace(work, workspace=room_for))()
 
 
-def check_backward_data(
-    device: EmulatedDevice, tile: Tile, shape: ConvShape, slope: float = 1.0, bias: bool = False
+def check_images(
+    device: EmulatedDevice,
+    direction: str,
+    tile: Tile,
+    shape: ConvShape,
+    slope: float = 1.0,
+    bias: bool = False,
 ) -> None:
-    _, w, dy = arrays_of(shape)
-    shifts = np.linspace(-1, 1, shape.c, dtype=np.float32)
-    dx = room(device, shape.x_count, name="dx")
-    floats = conv_mma.backward_data_floats(tile.math, device, shape)
-    conv_mma.backward_data(
-        tile.math, device, shape, put(device, dy, "dy"), put(device, w, "w"), dx,
-        put(device, shifts, "bias") if bias else None, slope, workspace(device, floats), tile,
-    )()  # fmt: skip
+    x, w, dy = arrays_of(shape)
     rounded = ROUNDED[tile.math]
-    wanted = input_gradient(shape, rounded(dy), rounded(w)) + (shifts[:, None, None] if bias else 0)
+    if direction == "forward":
+        source, wanted = x, convolve(shape, rounded(x), rounded(w))
+    else:
+        source, wanted = dy, input_gradient(shape, rounded(dy), rounded(w))
+    shifts = np.linspace(-1, 1, wanted.shape[1], dtype=np.float32)
+    wanted = wanted + (shifts[:, None, None] if bias else 0)
     wanted = np.where(wanted > 0, wanted, slope * wanted)
-    check_close(get(device, dx, wanted.shape), wanted, shape.group_k * shape.taps)
+    target = room(device, wanted.size, name="target")
+    shift = put(device, shifts, "bias") if bias else None
+    work = Images(put(device, source, "source"), put(device, w, "w"), target, shift, slope)
+    plan = Plan.of(direction, tile.math, shape)
+    run(device, images_candidate(plan, tile), shape, work)
+    check_close(get(device, target, wanted.shape), wanted, plan.packing.channels * plan.packing.taps)
+
+
+def check_forward(device: EmulatedDevice, tile: Tile, shape: ConvShape, **after: Any) -> None:
+    check_images(device, "forward", tile, shape, **after)
+
+
+def check_backward_data(device: EmulatedDevice, tile: Tile, shape: ConvShape, **after: Any) -> None:
+    check_images(device, "backward_data", tile, shape, **after)
 
 
 def check_backward_weights(device: EmulatedDevice, tile: Tile, shape: ConvShape, shares: int = 1) -> None:
     x, w, dy = arrays_of(shape)
     dw = put(device, w, "dw")  # what the gradient is added to
-    sums = workspace(device, shares * shape.weight_count if shares > 1 else 0)
-    conv_mma.backward_weights(
-        tile.math, device, shape, put(device, x, "x"), put(device, dy, "dy"), dw, sums, tile, shares
-    )()
+    work = Filters(put(device, x, "x"), put(device, dy, "dy"), dw)
+    run(device, filters_candidate(shape, tile, shares), shape, work)
     rounded = ROUNDED[tile.math]
     wanted = w + filter_gradient(shape, rounded(x), rounded(dy))
     check_close(get(device, dw, wanted.shape), wanted, shape.n * shape.p * shape.q)
@@ -99,7 +109,7 @@ ODD_SHAPES = {
 }
 
 
-@pytest.mark.parametrize("math", KERNELS)
+@pytest.mark.parametrize("math", NUMBERS)
 @pytest.mark.parametrize("name", ODD_SHAPES)
 def test_odd_shapes_in_all_directions(fast: EmulatedDevice, math: str, name: str) -> None:
     tile = next(tile for tile in reversed(TILES) if tile.math == math)
@@ -154,7 +164,7 @@ def test_shares_of_the_filters_gradient_add_up(fast: EmulatedDevice, shares: int
         check_backward_weights(fast, tile, shape_of(3, 4, 8, 9, 6, pad=(1, 1), group=2), shares)
 
 
-@pytest.mark.parametrize("math", KERNELS)
+@pytest.mark.parametrize("math", NUMBERS)
 def test_many_channels(fast: EmulatedDevice, math: str) -> None:
     shape = shape_of(1, 512, 3, 3, 256, pad=(1, 1))
     for tile in (tile for tile in TILES if tile.math == math):
@@ -167,36 +177,27 @@ def test_the_same_run_gives_the_same_bits(fast: EmulatedDevice) -> None:
     results = []
     for _ in range(2):
         dw = put(fast, w)
-        sums = room(fast, 5 * shape.weight_count)
-        conv_mma.backward_weights("tf32", fast, shape, put(fast, x), put(fast, dy), dw, sums, shares=5)()
+        candidate = filters_candidate(shape, TILES[1], shares=5)
+        run(fast, candidate, shape, Filters(put(fast, x), put(fast, dy), dw))
         results.append(get(fast, dw))
     np.testing.assert_array_equal(*results)
 
 
-def test_the_table_of_kernels_runs_what_it_plans(fast: EmulatedDevice) -> None:
-    """Each direction with the workspace that it asks for, as the forms of convolution use it."""
+@pytest.mark.parametrize("math", NUMBERS)
+def test_every_candidate_runs_with_the_workspace_that_it_asks_for(fast: EmulatedDevice, math: str) -> None:
     shape = shape_of(2, 5, 7, 6, 4, pad=(1, 1))
-    x, w, dy = arrays_of(shape)
-    x_memory, w_memory, dy_memory = (put(fast, array) for array in (x, w, dy))
-    for kernels in (*KERNELS.values(), *WGMMA_KERNELS.values()):
-        y, dx, dw = room(fast, shape.y_count), room(fast, shape.x_count), put(fast, np.zeros_like(w))
-        kernels.forward(
-            fast, shape, x_memory, w_memory, y, workspace=workspace(fast, kernels.forward_floats(fast, shape))
-        )()
-        kernels.backward_data(
-            fast, shape, dy_memory, w_memory, dx,
-            workspace=workspace(fast, kernels.backward_data_floats(fast, shape)),
-        )()  # fmt: skip
-        kernels.backward_weights(
-            fast, shape, x_memory, dy_memory, dw,
-            workspace=workspace(fast, kernels.backward_weights_floats(fast, shape)),
-        )()  # fmt: skip
-        for memory, wanted in (
-            (y, convolve(shape, x, w)),
-            (dx, input_gradient(shape, dy, w)),
-            (dw, filter_gradient(shape, x, dy)),
-        ):
-            np.testing.assert_allclose(get(fast, memory, wanted.shape), wanted, rtol=0, atol=0.2)
+    arrays = arrays_of(shape)
+    x, w, dy = (put(fast, array) for array in arrays)
+    y, dx, dw = room(fast, shape.y_count), room(fast, shape.x_count), put(fast, 0 * arrays[1])
+    for direction, work, target, wanted in (
+        ("forward", Images(x, w, y), y, convolve(shape, arrays[0], arrays[1])),
+        ("backward_data", Images(dy, w, dx), dx, input_gradient(shape, arrays[2], arrays[1])),
+        ("backward_weights", Filters(x, dy, dw), dw, filter_gradient(shape, arrays[0], arrays[2])),
+    ):
+        for candidate in conv_mma.candidates(direction, fast, shape, math):
+            fast.fill(dw)
+            run(fast, candidate, shape, work)
+            np.testing.assert_allclose(get(fast, target, wanted.shape), wanted, rtol=0, atol=0.2)
 
 
 def test_channels_and_taps_become_one_axis_in_first_layers() -> None:
@@ -217,8 +218,9 @@ def test_tiles_and_shares_are_chosen_to_occupy_the_device() -> None:
 def test_too_little_workspace_is_refused(fast: EmulatedDevice) -> None:
     shape = shape_of(1, 5, 7, 6, 4)
     x, w, _ = (put(fast, array) for array in arrays_of(shape))
+    work = Images(x, w, room(fast, shape.y_count), workspace=room(fast, 3))
     with pytest.raises(NetcError, match="too little workspace"):
-        conv_mma.forward("tf32", fast, shape, x, w, room(fast, shape.y_count), workspace=room(fast, 3))
+        conv_mma.candidates("forward", fast, shape, "tf32")[0].bind(fast, shape, work)
 
 
 def test_an_unknown_math_mode_is_refused() -> None:

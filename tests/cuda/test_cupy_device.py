@@ -136,7 +136,7 @@ def stand_in_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         cupy_device, "build_cubin", lambda compiler, variant, architecture: Path("some.cubin")
     )
-    monkeypatch.setattr(cupy_device, "kernel_symbol", lambda path: "_Z4some")
+    monkeypatch.setattr(cupy_device, "kernel_symbol", lambda path, expression: "_Z4some")
 
 
 def test_a_launch_gives_addresses_and_asks_for_large_shared_memory(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import pytest
 from netc.backends.cuda import dense
 from netc.backends.cuda.emulated_device import EmulatedDevice
 from netc.backends.form import Mode
-from tests.cuda.one_form import OneForm, drawn
+from tests.cuda.one_chain import OneChain, drawn
 
 pytestmark = [pytest.mark.cuda, pytest.mark.usefixtures("emulator")]
 
@@ -29,13 +29,13 @@ def test_layouts_and_shapes(
     columns = shape[1] * (shape[2] if len(shape) > 2 else 1)
     weight = drawn(*((columns, outputs) if transposed else (outputs, columns)), seed=1)
     params = [weight, drawn(outputs, seed=2)][: 1 + bias]
-    form = OneForm(device, PLAIN, text_of(outputs, options), drawn(*shape), params=params)
+    form = OneChain(device, PLAIN, text_of(outputs, options), drawn(*shape), params=params)
     form.check(drawn(shape[0], outputs, seed=3), atol=1e-5)
 
 
 def test_rows_from_several_axes(fast: EmulatedDevice) -> None:
     params = [drawn(6, 5, seed=1), drawn(6, seed=2)]
-    form = OneForm(fast, PLAIN, text_of(6, "axis: 2"), drawn(3, 4, 5), params=params)
+    form = OneChain(fast, PLAIN, text_of(6, "axis: 2"), drawn(3, 4, 5), params=params)
     form.check(drawn(3, 4, 6), atol=1e-5)
 
 
@@ -44,13 +44,13 @@ def test_rows_from_several_axes(fast: EmulatedDevice) -> None:
 def test_a_relu_rides_along(device: EmulatedDevice, place: str, slope: float) -> None:
     relu = f'type: "ReLU" {place} relu_param {{ negative_slope: {slope} }}'
     params = [drawn(9, 20, seed=1), drawn(9, seed=2)]
-    form = OneForm(device, FUSED, [text_of(9), relu], drawn(130, 20), params=params)
+    form = OneChain(device, FUSED, [text_of(9), relu], drawn(130, 20), params=params)
     form.check(drawn(130, 9, seed=3), atol=1e-5)
 
 
 def test_gradients_that_nobody_wants_are_left_out(checked: EmulatedDevice) -> None:
     params = [drawn(4, 6, seed=1), drawn(4, seed=2)]
-    OneForm(checked, PLAIN, text_of(4), drawn(3, 6), params=params, wanted=[False]).check(
+    OneChain(checked, PLAIN, text_of(4), drawn(3, 6), params=params, wanted=[False]).check(
         drawn(3, 4), atol=1e-5
     )
 
@@ -58,5 +58,5 @@ def test_gradients_that_nobody_wants_are_left_out(checked: EmulatedDevice) -> No
 @pytest.mark.parametrize(("math", "atol"), [("tf32", 2e-3), ("bf16", 1.5e-2), ("fp16", 2e-3)])
 def test_other_math_modes(fast: EmulatedDevice, math: str, atol: float) -> None:
     params = [drawn(12, 30, seed=1), drawn(12, seed=2)]
-    form = OneForm(fast, PLAIN, text_of(12), drawn(17, 30), params=params, mode=Mode(math=math))
+    form = OneChain(fast, PLAIN, text_of(12), drawn(17, 30), params=params, mode=Mode(math=math))
     form.check(drawn(17, 12, seed=3), atol=atol, rtol=atol)

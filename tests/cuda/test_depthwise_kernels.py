@@ -42,18 +42,18 @@ WINDOWS = {
 
 @pytest.mark.parametrize("name", WINDOWS)
 def test_windows(fast: EmulatedDevice, name: str) -> None:
-    check(fast, WINDOWS[name], depthwise.KERNELS)
-    check(fast, replace(WINDOWS[name], n=1), depthwise.KERNELS, slope=0.1, skew=4)
+    check(fast, WINDOWS[name], depthwise.candidate)
+    check(fast, replace(WINDOWS[name], n=1), depthwise.candidate, slope=0.1, skew=4)
 
 
 @pytest.mark.parametrize("name", WINDOWS)
 def test_windows_in_check_mode(checked: EmulatedDevice, name: str) -> None:
     checked.order, checked.seed = "random", 3
-    check(checked, WINDOWS[name], depthwise.KERNELS, slope=0.0)
+    check(checked, WINDOWS[name], depthwise.candidate, slope=0.0)
 
 
 @pytest.mark.parametrize("rs", [(3, 3), (5, 5), (2, 6)])
 def test_filters_whose_cells_are_shared_out(fast: EmulatedDevice, rs: tuple[int, int]) -> None:
     shape = depthwise_shape(3, 2, (70, 61), rs, pad=(1, 1))
-    assert depthwise.backward_weights_floats(fast, shape) > shape.weight_count
-    check(fast, shape, depthwise.KERNELS)
+    assert depthwise.candidate("backward_weights", fast, shape).floats > shape.weight_count
+    check(fast, shape, depthwise.candidate)

@@ -10,7 +10,7 @@ from netc.backends.cuda.emulated_device import EmulatedDevice
 from netc.backends.form import Mode
 from netc.proto import netc_pb2 as pb
 from tests.cuda.arrays import get, put, room
-from tests.cuda.one_chain import OneChain, check_chain, drawn
+from tests.cuda.one_chain import OneChain, drawn
 
 pytestmark = [pytest.mark.cuda, pytest.mark.usefixtures("emulator")]
 
@@ -32,13 +32,13 @@ def text(name: str) -> str:
 @pytest.mark.parametrize("name", LAYERS)
 def test_layers_in_both_phases(device: EmulatedDevice, name: str, phase: int) -> None:
     one = OneChain(device, dropout.FORMS, text(name), drawn(3, 5, 7), phase=phase)
-    check_chain(one, rtol=2e-7, atol=2e-7, passes=3)
+    one.check(rtol=2e-7, atol=2e-7, passes=3)
 
 
 @pytest.mark.parametrize("count", [1, 7, 8, 9, 16, 8 * 256 - 1, 8 * 256 + 1, 70_001])
 def test_the_edges_of_bytes_blocks_and_grids(fast: EmulatedDevice, count: int) -> None:
     one = OneChain(fast, dropout.FORMS, text("usual"), drawn(count))
-    check_chain(one, rtol=0, atol=0, passes=2)
+    one.check(rtol=0, atol=0, passes=2)
 
 
 def test_another_draw_drops_other_values_and_a_draw_can_be_repeated(fast: EmulatedDevice) -> None:
@@ -84,6 +84,5 @@ def test_memory_off_sixteen_bytes(fast: EmulatedDevice) -> None:
 
 def test_without_backward_there_is_no_mask(fast: EmulatedDevice) -> None:
     one = OneChain(fast, dropout.FORMS, text("usual"), drawn(100), mode=Mode(backward=False))
-    assert one.form is not None
     assert not one.form.saved
     np.testing.assert_array_equal(one.forward()[0], one.expected_forward()[0])

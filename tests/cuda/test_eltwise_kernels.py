@@ -9,8 +9,7 @@ from netc.backends.cuda import eltwise, split
 from netc.backends.cuda.elementwise import THREADS
 from netc.backends.cuda.emulated_device import EmulatedDevice
 from netc.backends.form import Mode
-from tests.cuda.one_chain import chain_of
-from tests.cuda.one_form import OneForm, drawn, make_nodes
+from tests.cuda.one_chain import OneChain, chain_of, drawn
 
 pytestmark = [pytest.mark.cuda, pytest.mark.usefixtures("emulator")]
 
@@ -32,33 +31,33 @@ def operands(count: int, number: int) -> list[np.ndarray]:
 
 @pytest.mark.parametrize("count", COUNTS)
 def test_sums_at_every_edge(fast: EmulatedDevice, count: int) -> None:
-    OneForm(fast, MAKE, SUM, drawn(count), drawn(count, seed=1)).check(drawn(count, seed=2))
+    OneChain(fast, MAKE, SUM, drawn(count), drawn(count, seed=1)).check(drawn(count, seed=2))
 
 
 @pytest.mark.parametrize("skew", [0, 4])
 @pytest.mark.parametrize("text", [SUM, WEIGHTED, PRODUCT, STABLE, MAXIMUM])
 def test_operations_in_check_mode(checked: EmulatedDevice, text: str, skew: int) -> None:
     checked.order, checked.seed = "random", 5
-    OneForm(checked, MAKE, text, *operands(133, 3), skew=skew).check(drawn(133))
+    OneChain(checked, MAKE, text, *operands(133, 3), skew=skew).check(drawn(133))
 
 
 @pytest.mark.parametrize("number", [2, 8, 9, 17])
 @pytest.mark.parametrize("text", [SUM, PRODUCT, STABLE, MAXIMUM])
 def test_many_bottoms(fast: EmulatedDevice, text: str, number: int) -> None:
     if text == MAXIMUM and number > 8:
-        assert MAKE(make_nodes([text], operands(3, number), [True] * number), Mode(), fast) is None
+        assert MAKE(chain_of(text, *[(3,)] * number), Mode(), fast) is None
         return
-    OneForm(fast, MAKE, text, *operands(1030, number)).check(drawn(1030))
+    OneChain(fast, MAKE, text, *operands(1030, number)).check(drawn(1030))
 
 
 @pytest.mark.parametrize("text", [WEIGHTED, PRODUCT, MAXIMUM])
 def test_gradients_that_nobody_wants_are_left_out(checked: EmulatedDevice, text: str) -> None:
-    OneForm(checked, MAKE, text, *operands(37, 3), wanted=[False, True, False]).check(drawn(37))
+    OneChain(checked, MAKE, text, *operands(37, 3), wanted=[False, True, False]).check(drawn(37))
 
 
 def test_the_maximum_of_nan_is_nan(fast: EmulatedDevice) -> None:
     nan = np.float32(np.nan)
-    form = OneForm(fast, MAKE, MAXIMUM, [nan, 1, 1, 2], [0, nan, 1, 2], [0, 0, nan, 2])
+    form = OneChain(fast, MAKE, MAXIMUM, [nan, 1, 1, 2], [0, nan, 1, 2], [0, 0, nan, 2])
     np.testing.assert_array_equal(form.forward()[0], [nan, nan, nan, 2])
 
 
@@ -68,18 +67,18 @@ def test_a_relu_rides_along(device: EmulatedDevice, number: int, slope: float) -
     relu = f"{RELU} relu_param {{ negative_slope: {slope} }}"
     inputs = [drawn(2, 5, 7, seed=i) for i in range(number)]
     make = eltwise.FORMS["Eltwise", "ReLU"]
-    OneForm(device, make, [SUM, relu], *inputs).check(drawn(2, 5, 7, seed=9))
+    OneChain(device, make, [SUM, relu], *inputs).check(drawn(2, 5, 7, seed=9))
 
 
 def test_a_fused_relu_of_infinity_and_nan(fast: EmulatedDevice) -> None:
     x, zero = np.array([np.inf, -np.inf, np.nan], np.float32), np.zeros(3, np.float32)
-    form = OneForm(fast, eltwise.FORMS["Eltwise", "ReLU"], [SUM, RELU], x, zero)
+    form = OneChain(fast, eltwise.FORMS["Eltwise", "ReLU"], [SUM, RELU], x, zero)
     np.testing.assert_array_equal(form.forward()[0], [np.inf, 0, np.nan])
 
 
 def test_in_place_gradients_are_left_to_the_layer(fast: EmulatedDevice) -> None:
     text = 'type: "Eltwise" bottom: "x0" bottom: "x1" top: "x0"'
-    assert MAKE(make_nodes([text], operands(3, 2), [True, True]), Mode(), fast) is None
+    assert MAKE(chain_of(text, (3,), (3,)), Mode(), fast) is None
 
 
 CHAIN = """
@@ -107,11 +106,11 @@ def test_a_relu_rides_along_only_where_its_output_stays(
 @pytest.mark.parametrize("number", [1, 2, 3, 8, 11])
 def test_split_adds_up_the_gradients(device: EmulatedDevice, number: int) -> None:
     tops = " ".join(f'top: "y{i}"' for i in range(number))
-    form = OneForm(device, split.FORMS["Split",], f'type: "Split" {tops}', drawn(3, 43))
+    form = OneChain(device, split.FORMS["Split",], f'type: "Split" {tops}', drawn(3, 43))
     form.check(*(drawn(3, 43, seed=i) for i in range(number)))
 
 
 def test_split_passes_over_gradients_that_nobody_gives(device: EmulatedDevice) -> None:
     text = 'type: "Split" top: "a" top: "b" top: "c"'
-    OneForm(device, split.FORMS["Split",], text, drawn(9)).check(drawn(9, seed=1), None, drawn(9, seed=2))
-    OneForm(device, split.FORMS["Split",], text, drawn(9)).check(None, None, None)
+    OneChain(device, split.FORMS["Split",], text, drawn(9)).check(drawn(9, seed=1), None, drawn(9, seed=2))
+    OneChain(device, split.FORMS["Split",], text, drawn(9)).check(None, None, None)

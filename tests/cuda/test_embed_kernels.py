@@ -9,7 +9,7 @@ from netc.backends.cuda import embed
 from netc.backends.cuda.embed import embed_backward, embed_forward
 from netc.backends.cuda.emulated_device import EmulatedDevice
 from tests.cuda.arrays import get, put, room
-from tests.cuda.one_form import OneForm, drawn
+from tests.cuda.one_chain import OneChain, drawn
 
 pytestmark = [pytest.mark.cuda, pytest.mark.usefixtures("emulator")]
 
@@ -21,7 +21,7 @@ def check(device: EmulatedDevice, numbers: int, rows: int, columns: int, bias: b
     index = np.random.default_rng(numbers).integers(0, rows, (numbers, 1)) + 0.25
     params = [drawn(rows, columns), drawn(columns, seed=1)][: 1 + bias]
     text = f'type: "Embed" embed_param {{ {options} }}'
-    form = OneForm(device, EMBED, text, index, params=params, skew=skew)
+    form = OneChain(device, EMBED, text, index, params=params, skew=skew)
     form.check(drawn(numbers, 1, columns, seed=2), atol=1e-5)
 
 
@@ -59,5 +59,5 @@ def test_numbers_that_name_no_row(checked: EmulatedDevice, rows: int) -> None:
 @pytest.mark.parametrize("index", [[2, 0, 2, 2], [1], [0, 1, 2, 3, 4, 4, 0, 1]])
 def test_rows_of_a_blob(device: EmulatedDevice, index: list[int]) -> None:
     make = embed.FORMS["BatchReindex",]
-    form = OneForm(device, make, 'type: "BatchReindex"', drawn(5, 3, 4), index, wanted=[True, False])
+    form = OneChain(device, make, 'type: "BatchReindex"', drawn(5, 3, 4), index, wanted=[True, False])
     form.check(drawn(len(index), 3, 4, seed=1))

@@ -32,8 +32,6 @@ from netc.data.raw_images import RawBatch
 from netc.data.writer import writing_database
 from netc.proto import netc_pb2 as pb
 from netc.runtime import Net
-from netc.runtime.net import Shapes
-from netc.runtime.program import Program
 from netc.solver import get_solver, latest
 from netc.solver.waiting import WaitingSpan
 from tests.solver.small_run import make_small_run
@@ -56,13 +54,13 @@ TRANSFORMS = {
 def nets(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Net]]:
     """The nets that a test makes; they are closed in the end."""
     made: list[Net] = []
-    use = Net._use
+    make = Net.__init__
 
-    def remember(self: Net, program: Program, shapes: Shapes) -> None:
+    def remember(self: Net, *arguments: Any, **options: Any) -> None:
+        make(self, *arguments, **options)
         made.append(self)
-        use(self, program, shapes)
 
-    monkeypatch.setattr(Net, "_use", remember)
+    monkeypatch.setattr(Net, "__init__", remember)
     yield made
     for net in made:
         net.close()
@@ -386,6 +384,21 @@ def test_a_feed_dies_with_its_net(fast: EmulatedDevice, nets: list[Net]) -> None
     gc.collect()
     assert source() is None
     assert fast.free_bytes() >= free - 1
+
+
+def test_a_net_that_is_let_go_takes_its_threads_along(fast: EmulatedDevice, nets: list[Net]) -> None:
+    """Also while the batch after the last is on its way to the device, which outlives the net."""
+    write_database([raw(i) for i in range(IMAGES)])
+    before, backend = set(threading.enumerate()), CudaBackend(fast)
+    net = net_of(data_layer(), backend)
+    for _ in range(3):
+        net.forward()
+        time.sleep(0.05)
+    assert set(threading.enumerate()) > before
+    nets.clear()
+    del net
+    gc.collect()
+    assert set(threading.enumerate()) <= before
 
 
 CHILD = """

@@ -7,7 +7,7 @@ import pytest
 from netc.backends.cuda import im2col
 from netc.backends.cuda.emulated_device import EmulatedDevice
 from netc.backends.form import Mode
-from tests.cuda.one_form import OneForm, drawn, make_nodes
+from tests.cuda.one_chain import OneChain, chain_of, drawn
 
 pytestmark = [pytest.mark.cuda, pytest.mark.usefixtures("emulator")]
 
@@ -27,17 +27,17 @@ def text_of(options: str) -> str:
 ])  # fmt: skip
 @pytest.mark.parametrize("shape", [(2, 3, 7, 6), (1, 1, 5, 5)])
 def test_windows(device: EmulatedDevice, shape: tuple[int, ...], options: str) -> None:
-    form = OneForm(device, IM2COL, text_of(options), drawn(*shape))
+    form = OneChain(device, IM2COL, text_of(options), drawn(*shape))
     form.check(drawn(*form.form.outputs[0].shape, seed=1))
 
 
 def test_many_channels(fast: EmulatedDevice) -> None:
-    form = OneForm(fast, IM2COL, text_of("kernel_size: 3 pad: 1 stride: 2"), drawn(2, 130, 15, 17))
+    form = OneChain(fast, IM2COL, text_of("kernel_size: 3 pad: 1 stride: 2"), drawn(2, 130, 15, 17))
     form.check(drawn(*form.form.outputs[0].shape, seed=1))
 
 
 def test_one_spatial_axis_and_three(fast: EmulatedDevice) -> None:
-    form = OneForm(fast, IM2COL, text_of("kernel_size: 3 pad: 1 stride: 2"), drawn(2, 3, 9))
+    form = OneChain(fast, IM2COL, text_of("kernel_size: 3 pad: 1 stride: 2"), drawn(2, 3, 9))
     form.check(drawn(*form.form.outputs[0].shape, seed=1))
-    nodes = make_nodes([text_of("kernel_size: 2")], [drawn(1, 1, 3, 3, 3)], [True])
+    nodes = chain_of(text_of("kernel_size: 2"), (1, 1, 3, 3, 3))
     assert IM2COL(nodes, Mode(), fast) is None

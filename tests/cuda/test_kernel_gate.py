@@ -8,12 +8,13 @@ import pytest
 
 import kernel_gate
 from kernel_gate import PROCESSORS, Row, build_all, occupancy, usual_architectures
-from netc.backends.cuda import gemm, resources
+from netc.backends.cuda import conv, depthwise, gemm, resources, winograd
 from netc.backends.cuda.cubin import build_cubin, kernel_symbol
+from netc.backends.cuda.elf import FUNCTION, LOCAL, Elf
+from netc.backends.cuda.families import ALL_VARIANTS
 from netc.backends.cuda.kernel import Variant
 from netc.backends.cuda.nvrtc import Nvrtc
 from netc.backends.cuda.resources import Resources, check_registers, known_resources, read_log
-from netc.backends.cuda.variants import ALL_VARIANTS
 from netc.errors import NetcError
 
 pytestmark = pytest.mark.cuda
@@ -151,13 +152,35 @@ def test_the_wrappers_compile_for_a_gpu(compiler: Nvrtc) -> None:
     assert [str(row) for row in rows if not row.passes] == []
 
 
-def test_a_tensor_core_kernel_is_clean_and_has_one_symbol(compiler: Nvrtc, own_cache: Path) -> None:
+def test_a_tensor_core_kernel_is_clean_and_found_in_its_cubin(compiler: Nvrtc, own_cache: Path) -> None:
     variant = next(v for key, v in gemm.VARIANTS.items() if key[0].math == "tf32")
     (row,) = build_all(compiler, [variant], [90])
     assert row.passes, str(row)
     cubin = build_cubin(compiler, variant, "90")
-    assert "gemm_tf32" in kernel_symbol(cubin)
+    assert "gemm_tf32" in kernel_symbol(cubin, variant.expression)
     assert build_cubin(compiler, variant, "90") == cubin
+
+
+@pytest.mark.parametrize(
+    "variant", [conv.TURN_FILTERS, depthwise.FORWARD, winograd.FILTERS[2]], ids=lambda v: v.name
+)
+def test_a_cubin_holds_the_kernel_that_was_asked_for_and_no_other_of_its_file(
+    compiler: Nvrtc, own_cache: Path, variant: Variant
+) -> None:
+    cubin = build_cubin(compiler, variant, "90")
+    kernels = [s.name for s in Elf(cubin).symbols if s.type == FUNCTION and s.binding != LOCAL]
+    assert kernels == [kernel_symbol(cubin, variant.expression)]
+    with pytest.raises(NetcError, match="does not hold its kernel once"):
+        kernel_symbol(cubin, "no_such_kernel<4>")
+
+
+def test_a_kernel_that_is_no_template_is_told_from_those_beside_it(
+    compiler: Nvrtc, own_cache: Path, bad_source: str
+) -> None:
+    """As an extension's may be."""
+    cubin = build_cubin(compiler, Variant("fine", bad_source, "fine", 32), "90")
+    assert kernel_symbol(cubin, "fine") == "_Z4finePf"
+    assert kernel_symbol(cubin, "greedy") == "_Z6greedyPKfPf"
 
 
 def test_a_kernel_that_spills_or_does_not_compile_fails_the_gate(

@@ -10,8 +10,9 @@ import pytest
 from netc.backends.cuda import loss_form
 from netc.backends.cuda.emulated_device import EmulatedDevice
 from netc.backends.form import Mode
+from netc.errors import NetcError
 from netc.proto import netc_pb2 as pb
-from tests.cuda.one_chain import OneChain, chain_of, check_chain, drawn
+from tests.cuda.one_chain import OneChain, chain_of, drawn
 
 pytestmark = [pytest.mark.cuda, pytest.mark.usefixtures("emulator")]
 
@@ -55,7 +56,7 @@ def chain(device: EmulatedDevice, text: str, *bottoms: Any, **more: Any) -> OneC
 def test_softmax_losses(fast: EmulatedDevice, name: str) -> None:
     shape, axis = SCORES[name]
     text = layer("SoftmaxWithLoss", f"softmax_param {{ axis: {axis} }}")
-    check_chain(chain(fast, text, 3 * drawn(*shape), labels_of(shape, axis)), rtol=1e-5, atol=1e-6, passes=2)
+    chain(fast, text, 3 * drawn(*shape), labels_of(shape, axis)).check(rtol=1e-5, atol=1e-6, passes=2)
 
 
 @pytest.mark.parametrize("name", ["few classes", "rows", "long rows", "small images"])
@@ -64,7 +65,7 @@ def test_softmax_losses_in_check_mode(checked: EmulatedDevice, name: str) -> Non
     shape, axis = SCORES[name]
     for tops in ('top: "y"', 'top: "y" top: "p"'):
         text = layer("SoftmaxWithLoss", f"softmax_param {{ axis: {axis} }}", tops)
-        check_chain(chain(checked, text, 3 * drawn(*shape), labels_of(shape, axis)), rtol=1e-5, atol=1e-6)
+        chain(checked, text, 3 * drawn(*shape), labels_of(shape, axis)).check(rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("normalizer", NORMALIZERS)
@@ -72,18 +73,18 @@ def test_normalizers_and_ignored_labels(device: EmulatedDevice, normalizer: str)
     shape = (3, 5, 4, 3)
     labels = np.full((3, 4, 3), 3.0) if normalizer == "all ignored" else labels_of(shape, 1)
     text = layer("SoftmaxWithLoss", f"loss_param {{ {NORMALIZERS[normalizer]} }}")
-    check_chain(chain(device, text, drawn(*shape), labels), rtol=1e-5, atol=1e-6)
+    chain(device, text, drawn(*shape), labels).check(rtol=1e-5, atol=1e-6)
 
 
 def test_class_weights(device: EmulatedDevice) -> None:
     options = "loss_param { class_weight: 1 class_weight: 0.5 class_weight: 2 ignore_label: 0 }"
     x, labels = drawn(6, 3, 5), labels_of((6, 3, 5), 1)
-    check_chain(chain(device, layer("SoftmaxWithLoss", options), x, labels), rtol=1e-5, atol=1e-6)
+    chain(device, layer("SoftmaxWithLoss", options), x, labels).check(rtol=1e-5, atol=1e-6)
 
 
 def test_a_class_of_no_probability_costs_as_much_as_the_smallest_float(device: EmulatedDevice) -> None:
     x = np.array([[0, 1000, 0], [0, 0, 0]], np.float32)
-    check_chain(chain(device, layer("SoftmaxWithLoss"), x, [0, 1]), rtol=1e-5, atol=1e-6)
+    chain(device, layer("SoftmaxWithLoss"), x, [0, 1]).check(rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("label", [-1, 3, np.nan])
@@ -100,14 +101,40 @@ def test_a_label_that_is_no_class_makes_the_loss_nan_and_gives_no_gradient(
     np.testing.assert_allclose(slopes, wanted, rtol=1e-5, atol=1e-7)
 
 
+IGNORING = {
+    "SoftmaxWithLoss": "loss_param { ignore_label: 7 }",
+    "Accuracy": "accuracy_param { ignore_label: 7 }",
+}
+
+
+@pytest.mark.parametrize("kind", IGNORING)
+@pytest.mark.parametrize("shape", [(70, 3), (3, 4, 50)])
+def test_labels_that_are_no_classes_give_the_layers_error(
+    device: EmulatedDevice, kind: str, shape: tuple[int, ...]
+) -> None:
+    """It names the first of them and their number; an ignored one is none of them."""
+    labels = labels_of(shape, 1)
+    labels.reshape(-1)[[20, 30, 65]] = 7, 99, -2
+    one = chain(device, layer(kind, IGNORING[kind]), drawn(*shape), labels)
+    assert np.isnan(one.forward()[0])
+    with pytest.raises(NetcError) as wanted:
+        one.expected_forward()
+    found = one.form.complaint()
+    assert str(found) == str(wanted.value)
+    assert wanted.value.found == f"99; 2 of {labels.size} labels are out of range"
+    assert one.form.complaint() is None
+    one.bottoms[1] = labels_of(shape, 1)
+    assert np.isfinite(one.forward()[0])
+    assert one.form.complaint() is None
+
+
 def test_a_label_is_cut_to_an_integer(device: EmulatedDevice) -> None:
     text = layer("SoftmaxWithLoss", "loss_param { ignore_label: 2 }")
-    check_chain(chain(device, text, drawn(4, 3), [-0.5, 1.9, 2.5, 0]), rtol=1e-5, atol=1e-6)
+    chain(device, text, drawn(4, 3), [-0.5, 1.9, 2.5, 0]).check(rtol=1e-5, atol=1e-6)
 
 
 def test_without_backward_nothing_is_saved(fast: EmulatedDevice) -> None:
     one = chain(fast, layer("SoftmaxWithLoss"), drawn(4, 3), [0, 1, 2, 0], mode=Mode(backward=False))
-    assert one.form is not None
     assert not one.form.saved
     np.testing.assert_allclose(one.forward()[0], one.expected_forward()[0], rtol=1e-6)
 
@@ -128,19 +155,19 @@ def test_scores_that_another_layer_overwrites_have_no_form(fast: EmulatedDevice,
 def test_accuracies(fast: EmulatedDevice, name: str, options: str) -> None:
     shape, axis = SCORES[name]
     text = layer("Accuracy", f"accuracy_param {{ axis: {axis} {options} }}")
-    check_chain(chain(fast, text, drawn(*shape), labels_of(shape, axis), phase=pb.TEST))
+    chain(fast, text, drawn(*shape), labels_of(shape, axis), phase=pb.TEST).check()
 
 
 @pytest.mark.parametrize("name", ["few classes", "rows", "long rows"])
 def test_accuracies_in_check_mode(checked: EmulatedDevice, name: str) -> None:
     checked.order, checked.seed = "random", 4
     shape, axis = SCORES[name]
-    check_chain(chain(checked, layer("Accuracy"), drawn(*shape), labels_of(shape, axis)))
+    chain(checked, layer("Accuracy"), drawn(*shape), labels_of(shape, axis)).check()
 
 
 def test_a_tie_counts_against_the_label(device: EmulatedDevice) -> None:
     one = chain(device, layer("Accuracy"), [[1, 1, 0], [0, 2, 1], [np.nan, 0, 0]], [0, 1, 0])
-    check_chain(one)
+    one.check()
     np.testing.assert_allclose(one.forward()[0], 2 / 3, rtol=1e-6)
 
 
@@ -153,7 +180,7 @@ def test_an_accuracy_of_wrong_labels_is_nan_and_one_for_each_class_has_no_form(f
 @pytest.mark.parametrize("shape", [(1, 1), (3, 5), (4, 16), (7, 10_001)])
 def test_euclidean_losses(fast: EmulatedDevice, shape: tuple[int, ...]) -> None:
     one = chain(fast, layer("EuclideanLoss"), drawn(*shape), drawn(*shape, seed=2))
-    check_chain(one, rtol=1e-5, atol=1e-6)
+    one.check(rtol=1e-5, atol=1e-6)
 
 
 def test_a_euclidean_loss_in_check_mode_with_a_gradient_for_one_bottom(checked: EmulatedDevice) -> None:
@@ -162,18 +189,18 @@ def test_a_euclidean_loss_in_check_mode_with_a_gradient_for_one_bottom(checked: 
         "propagate_down: false propagate_down: true",
     ):
         text = layer("EuclideanLoss", wanted)
-        check_chain(chain(checked, text, drawn(3, 7), drawn(3, 7, seed=2)), rtol=1e-5, atol=1e-6)
+        chain(checked, text, drawn(3, 7), drawn(3, 7, seed=2)).check(rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("normalizer", NORMALIZERS)
 def test_sigmoid_losses(device: EmulatedDevice, normalizer: str) -> None:
     targets = np.random.default_rng(1).integers(0, 4, (5, 7)).astype(np.float32)
     text = layer("SigmoidCrossEntropyLoss", f"loss_param {{ {NORMALIZERS[normalizer]} }}")
-    check_chain(chain(device, text, 3 * drawn(5, 7), targets), rtol=1e-5, atol=1e-6)
+    chain(device, text, 3 * drawn(5, 7), targets).check(rtol=1e-5, atol=1e-6)
 
 
 def test_sigmoid_losses_of_large_scores_and_many_elements(fast: EmulatedDevice) -> None:
     x = 20 * drawn(3, 23_001)
     x[0, :3] = [200, -200, 0]
     targets = np.random.default_rng(1).random(x.shape).astype(np.float32)
-    check_chain(chain(fast, layer("SigmoidCrossEntropyLoss"), x, targets), rtol=1e-5, atol=1e-6)
+    chain(fast, layer("SigmoidCrossEntropyLoss"), x, targets).check(rtol=1e-5, atol=1e-6)

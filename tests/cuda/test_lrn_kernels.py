@@ -11,7 +11,7 @@ from netc.backends.cuda import lrn
 from netc.backends.cuda.emulated_device import EmulatedDevice
 from netc.backends.form import Mode
 from tests.cuda.arrays import get, put, room
-from tests.cuda.one_chain import OneChain, chain_of, check_chain, drawn
+from tests.cuda.one_chain import OneChain, chain_of, drawn
 
 pytestmark = [pytest.mark.cuda, pytest.mark.usefixtures("emulator")]
 
@@ -35,7 +35,7 @@ def text(size: int, options: str) -> str:
 
 def check(device: EmulatedDevice, size: int, options: str, shape: tuple[int, ...]) -> None:
     one = OneChain(device, lrn.FORMS, text(size, options), 3 * drawn(*shape))
-    check_chain(one, rtol=1e-5, atol=2e-6)
+    one.check(rtol=1e-5, atol=2e-6)
 
 
 @pytest.mark.parametrize("options", OPTIONS)

@@ -10,7 +10,7 @@ from netc.backends.cuda.backend import CudaBackend
 from netc.backends.cuda.emulated_device import EmulatedDevice
 from netc.proto import netc_pb2 as pb
 from netc.runtime.net import Net
-from tests.cuda.one_form import drawn
+from tests.cuda.one_chain import drawn
 
 pytestmark = [pytest.mark.cuda, pytest.mark.usefixtures("emulator")]
 

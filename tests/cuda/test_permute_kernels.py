@@ -10,7 +10,7 @@ from netc.backends.cuda.emulated_device import EmulatedDevice
 from netc.backends.cuda.permute import Axis, copy_strided, merged
 from netc.backends.form import Mode
 from tests.cuda.arrays import get, put, room
-from tests.cuda.one_form import OneForm, drawn, make_nodes
+from tests.cuda.one_chain import OneChain, chain_of, drawn
 
 pytestmark = [pytest.mark.cuda, pytest.mark.usefixtures("emulator")]
 
@@ -34,13 +34,13 @@ def test_orders_in_check_mode(
 ) -> None:
     checked.order, checked.seed = "random", 4
     top = tuple(shape[axis] for axis in order)
-    OneForm(checked, PERMUTE, text_of(order), drawn(*shape)).check(drawn(*top, seed=1), rtol=0, atol=0)
+    OneChain(checked, PERMUTE, text_of(order), drawn(*shape)).check(drawn(*top, seed=1), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("channels", [8, 31, 32, 33, 65, 130])
 @pytest.mark.parametrize("cells", [(1, 31), (4, 8), (3, 11), (17, 5)])
 def test_tiles_at_their_edges(fast: EmulatedDevice, channels: int, cells: tuple[int, int]) -> None:
-    form = OneForm(fast, PERMUTE, text_of((0, 2, 3, 1)), drawn(3, channels, *cells))
+    form = OneChain(fast, PERMUTE, text_of((0, 2, 3, 1)), drawn(3, channels, *cells))
     form.check(drawn(3, *cells, channels), rtol=0, atol=0)
 
 
@@ -48,7 +48,7 @@ def test_tiles_at_their_edges(fast: EmulatedDevice, channels: int, cells: tuple[
 @pytest.mark.parametrize(("shape", "group"), [((2, 6, 2, 4), 3), ((1, 12, 3, 3), 2), ((5, 40), 4)])
 def test_shuffled_channels(device: EmulatedDevice, shape: tuple[int, ...], group: int, skew: int) -> None:
     text = f'type: "ShuffleChannel" shuffle_channel_param {{ group: {group} }}'
-    form = OneForm(device, SHUFFLE, text, drawn(*shape), skew=skew)
+    form = OneChain(device, SHUFFLE, text, drawn(*shape), skew=skew)
     form.check(drawn(*shape, seed=1), rtol=0, atol=0)
 
 
@@ -76,7 +76,7 @@ def test_repeated_axes_and_gaps(checked: EmulatedDevice) -> None:
 
 def test_too_many_axes_are_left_to_the_layer(fast: EmulatedDevice) -> None:
     shape = (2, 3, 2, 3, 2, 3)
-    nodes = make_nodes([text_of((5, 4, 3, 2, 1, 0))], [drawn(*shape)], [True])
+    nodes = chain_of(text_of((5, 4, 3, 2, 1, 0)), shape)
     assert PERMUTE(nodes, Mode(), fast) is None
     axes = [Axis(2, 3**i, 4**i) for i in range(6)]
     assert copy_strided(fast, axes, room(fast, 1), room(fast, 1)) is None

@@ -13,7 +13,7 @@ from netc.backends.cuda.pool import PoolForm, PoolShape
 from netc.backends.form import Mode
 from netc.proto import netc_pb2 as pb
 from tests.cuda.arrays import get, put, room
-from tests.cuda.one_chain import OneChain, chain_of, check_chain, drawn
+from tests.cuda.one_chain import OneChain, chain_of, drawn
 
 pytestmark = [pytest.mark.cuda, pytest.mark.usefixtures("emulator")]
 
@@ -41,7 +41,7 @@ def chain(device: EmulatedDevice, options: str, x: Any, **more: Any) -> OneChain
 def test_windows_in_check_mode(checked: EmulatedDevice, window: str, method: str) -> None:
     checked.order, checked.seed = "random", 5
     size = (2, 2, 18, 19) if window in ("wide", "two bytes") else (2, 3, 9, 7)
-    check_chain(chain(checked, f"pool: {method} {WINDOWS[window]}", drawn(*size)))
+    chain(checked, f"pool: {method} {WINDOWS[window]}", drawn(*size)).check(rtol=2e-6, atol=2e-6)
 
 
 @pytest.mark.parametrize("method", ["MAX", "AVE", "STOCHASTIC"])
@@ -53,20 +53,20 @@ def test_planes_of_several_blocks_and_odd_sizes(fast: EmulatedDevice, window: st
         return
     for size in ((3, 5, 35, 37), (1, 70, 20, 17), (1, 1, 17, 17)):
         # Stochastic pooling needs values above 0.
-        check_chain(chain(fast, f"pool: {method} {WINDOWS[window]}", np.abs(drawn(*size))))
+        chain(fast, f"pool: {method} {WINDOWS[window]}", np.abs(drawn(*size))).check(rtol=2e-6, atol=2e-6)
 
 
 def test_cells_that_are_not_larger_than_the_least_number_are_not_chosen(device: EmulatedDevice) -> None:
     x = np.full((1, 1, 4, 6), -np.inf, np.float32)
     x[0, 0, 0, 0], x[0, 0, 2, 2:4], x[0, 0, 0, 4] = np.nan, 3, -np.finfo(np.float32).max
     for options in ("kernel_size: 2 stride: 2", "global_pooling: true"):
-        check_chain(chain(device, f"pool: MAX {options}", x))
+        chain(device, f"pool: MAX {options}", x).check(rtol=2e-6, atol=2e-6)
 
 
 def test_the_first_of_equal_cells_is_chosen(device: EmulatedDevice) -> None:
     x = np.ones((1, 2, 16, 17), np.float32)
     for options in ("kernel_size: 3 stride: 2", "kernel_size: 9 stride: 2"):
-        check_chain(chain(device, f"pool: MAX {options}", x))
+        chain(device, f"pool: MAX {options}", x).check(rtol=2e-6, atol=2e-6)
 
 
 def test_places_of_the_maxima(device: EmulatedDevice) -> None:
@@ -75,25 +75,24 @@ def test_places_of_the_maxima(device: EmulatedDevice) -> None:
     text = 'layer { name: "pool" type: "Pooling" bottom: "x0" top: "y" top: "places" pooling_param { %s } }'
     for options in ("kernel_size: 3 stride: 2", "kernel_size: 2 stride: 2", "global_pooling: true"):
         one = OneChain(device, pool.FORMS, text % options, x)
-        check_chain(one)
+        one.check(rtol=2e-6, atol=2e-6)
         assert (one.forward()[1][0, 0] == -1).all()
 
 
 def test_stochastic_pooling_draws_the_layer_s_own_numbers_and_goes_on(device: EmulatedDevice) -> None:
     one = chain(device, "pool: STOCHASTIC kernel_size: 3 stride: 2", np.abs(drawn(2, 3, 11, 9)))
-    check_chain(one, passes=3)
+    one.check(rtol=2e-6, atol=2e-6, passes=3)
     np.testing.assert_array_equal(one.values(one.buffers.states["draw"]), [3])
 
 
 def test_stochastic_pooling_in_test_gives_the_expected_value(device: EmulatedDevice) -> None:
     x = np.abs(drawn(2, 3, 11, 9))
     x[0, 0] = 0
-    check_chain(chain(device, "pool: STOCHASTIC kernel_size: 3 stride: 2", x, phase=pb.TEST))
+    chain(device, "pool: STOCHASTIC kernel_size: 3 stride: 2", x, phase=pb.TEST).check(rtol=2e-6, atol=2e-6)
 
 
 def test_without_backward_nothing_is_saved(fast: EmulatedDevice) -> None:
     one = chain(fast, "pool: MAX kernel_size: 3 stride: 2", drawn(1, 2, 8, 8), mode=Mode(backward=False))
-    assert one.form is not None
     assert not one.form.saved
     np.testing.assert_array_equal(one.forward()[0], one.expected_forward()[0])
 

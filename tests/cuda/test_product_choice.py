@@ -18,7 +18,7 @@ from netc.backends.cuda.product_choice import choose_product, ways_of
 from netc.backends.form import Mode
 from tests.cuda.arrays import get, put
 from tests.cuda.clocked import ClockedDevice
-from tests.cuda.one_form import OneForm, drawn
+from tests.cuda.one_chain import OneChain, drawn
 
 pytestmark = [pytest.mark.cuda, pytest.mark.usefixtures("emulator")]
 
@@ -113,5 +113,5 @@ def test_an_inner_product_is_right_whatever_is_chosen(
     relu = 'type: "ReLU" bottom: "s" top: "s"'
     params = [drawn(*((20, 9) if transposed else (9, 20)), seed=1), drawn(9, seed=2)]
     chain = dense.FORMS["InnerProduct", "ReLU"]
-    OneForm(fast, chain, [text, relu], drawn(130, 20), params=params).check(drawn(130, 9, seed=3), atol=1e-5)
+    OneChain(fast, chain, [text, relu], drawn(130, 20), params=params).check(drawn(130, 9, seed=3), atol=1e-5)
     assert len(made) == 3

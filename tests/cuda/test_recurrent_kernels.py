@@ -10,7 +10,7 @@ import pytest
 from netc.backends.cuda import recurrent
 from netc.backends.cuda.emulated_device import EmulatedDevice
 from netc.backends.form import Mode
-from tests.cuda.one_form import OneForm, drawn
+from tests.cuda.one_chain import OneChain, drawn
 
 pytestmark = [pytest.mark.cuda, pytest.mark.usefixtures("emulator")]
 
@@ -44,7 +44,7 @@ def make(
     statics: int = 0,
     exposed: bool = False,
     **options: Any,
-) -> OneForm:
+) -> OneChain:
     bottoms = [drawn(steps, streams, inputs, seed=7), conts(steps, streams)]
     bottoms += [drawn(streams, statics, seed=8)] if statics else []
     bottoms += [drawn(1, streams, hidden, seed=9 + i) for i in range(STATES[kind] if exposed else 0)]
@@ -52,7 +52,7 @@ def make(
     text = f'type: "{kind}" {tops} recurrent_param {{ num_output: {hidden}'
     text += " expose_hidden: true }" if exposed else " }"
     params = params_of(kind, inputs, statics, hidden)
-    return OneForm(device, recurrent.FORMS[kind,], text, *bottoms, params=params, **options)
+    return OneChain(device, recurrent.FORMS[kind,], text, *bottoms, params=params, **options)
 
 
 @pytest.mark.parametrize("statics", [0, 4])
@@ -76,7 +76,7 @@ def test_sizes(fast: EmulatedDevice, kind: str, steps: int, streams: int, inputs
 
 @pytest.mark.parametrize("kind", STATES)
 def test_the_last_state_is_the_next_sequence_s_first(fast: EmulatedDevice, kind: str) -> None:
-    make(fast, kind, 2, 3, 4, 5).check(drawn(2, 3, 5, seed=5), atol=1e-5, steps=3)
+    make(fast, kind, 2, 3, 4, 5).check(drawn(2, 3, 5, seed=5), atol=1e-5, passes=3)
 
 
 @pytest.mark.parametrize("kind", STATES)
@@ -85,10 +85,10 @@ def test_gradients_that_nobody_wants_or_gives(checked: EmulatedDevice, kind: str
     make(checked, kind, 2, 2, 3, 2).check(None, atol=1e-5)
     form = make(checked, kind, 2, 2, 3, 2, statics=2, wanted=[True, False, True])
     unwanted = make(checked, kind, 2, 2, 3, 2, statics=2, wanted=[False, False, False])
-    unwanted.buffers.leftovers = {0: unwanted.room((2, 2, 3), "dx"), 2: unwanted.room((2, 2), "dstatic")}
+    unwanted.buffers.leftovers = {0: unwanted.room((2, 2, 3)), 2: unwanted.room((2, 2))}
     for one in (form, unwanted):
         one.forward()
-        one.backward(drawn(2, 2, 2))
+        one.backward([drawn(2, 2, 2)])
     for bottom, left in unwanted.buffers.leftovers.items():
         np.testing.assert_array_equal(left, form.buffers.bottom_grads[bottom])
 
@@ -104,6 +104,6 @@ def test_nothing_is_saved_where_no_gradient_is_wanted(fast: EmulatedDevice, kind
 @pytest.mark.parametrize("given", [(True, True), (True, False), (False, True)])
 def test_lstm_unit(device: EmulatedDevice, wanted: tuple[bool, ...], given: tuple[bool, bool]) -> None:
     bottoms = [drawn(1, 3, 5), drawn(1, 3, 20, seed=1), np.array([[1, 0, 1]])]
-    form = OneForm(device, recurrent.FORMS["LSTMUnit",], 'type: "LSTMUnit"', *bottoms, wanted=list(wanted))
+    form = OneChain(device, recurrent.FORMS["LSTMUnit",], 'type: "LSTMUnit"', *bottoms, wanted=list(wanted))
     grads = [drawn(1, 3, 5, seed=2 + i) if give else None for i, give in enumerate(given)]
     form.check(*grads, atol=1e-5)

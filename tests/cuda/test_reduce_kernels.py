@@ -11,7 +11,7 @@ from netc.backends.cuda import reduce
 from netc.backends.cuda.emulated_device import EmulatedDevice
 from netc.backends.cuda.reduce import Sums, sum_channels, sum_middle
 from tests.cuda.arrays import get, put, room
-from tests.cuda.one_form import OneForm, drawn
+from tests.cuda.one_chain import OneChain, drawn
 
 pytestmark = [pytest.mark.cuda, pytest.mark.usefixtures("emulator")]
 
@@ -91,5 +91,5 @@ def test_the_middle_axis(device: EmulatedDevice, outer: int, middle: int, inner:
 def test_reduction(device: EmulatedDevice, operation: str, shape: tuple[int, ...], axis: int) -> None:
     options = f"operation: {operation} axis: {axis} coeff: 1.5"
     text = f'type: "Reduction" reduction_param {{ {options} }}'
-    form = OneForm(device, reduce.FORMS["Reduction",], text, drawn(*shape))
+    form = OneChain(device, reduce.FORMS["Reduction",], text, drawn(*shape))
     form.check(drawn(*form.form.outputs[0].shape, seed=1), rtol=1e-5, atol=1e-5)

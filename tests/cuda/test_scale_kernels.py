@@ -7,7 +7,7 @@ import pytest
 from netc.backends.cuda import scale
 from netc.backends.cuda.emulated_device import EmulatedDevice
 from netc.backends.form import Mode
-from tests.cuda.one_form import OneForm, drawn
+from tests.cuda.one_chain import OneChain, drawn
 
 pytestmark = [pytest.mark.cuda, pytest.mark.usefixtures("emulator")]
 
@@ -37,7 +37,7 @@ def test_learned_scales(
 ) -> None:
     text = f'type: "Scale" scale_param {{ axis: {axis} num_axes: {axes} {bias} }}'
     params = [drawn(*operand, seed=i) for i in range(2 if bias else 1)]
-    OneForm(device, SCALE, text, drawn(*shape), params=params).check(drawn(*shape, seed=3), atol=1e-5)
+    OneChain(device, SCALE, text, drawn(*shape), params=params).check(drawn(*shape, seed=3), atol=1e-5)
 
 
 @pytest.mark.parametrize(("shape", "axis", "axes", "operand"), OPERANDS)
@@ -45,7 +45,7 @@ def test_learned_biases(
     device: EmulatedDevice, shape: tuple[int, ...], axis: int, axes: int, operand: tuple[int, ...]
 ) -> None:
     text = f'type: "Bias" bias_param {{ axis: {axis} num_axes: {axes} }}'
-    form = OneForm(device, BIAS, text, drawn(*shape), params=[drawn(*operand, seed=1)])
+    form = OneChain(device, BIAS, text, drawn(*shape), params=[drawn(*operand, seed=1)])
     form.check(drawn(*shape, seed=3), atol=1e-5)
 
 
@@ -54,9 +54,9 @@ def test_learned_biases(
 def test_operands_from_a_second_bottom(device: EmulatedDevice, bias: str, wanted: tuple[bool, bool]) -> None:
     text = f'type: "Scale" scale_param {{ axis: 0 {bias} }}'
     params = [drawn(2, 3, seed=5)] if bias else []
-    form = OneForm(device, SCALE, text, drawn(2, 3, 37), drawn(2, 3, seed=1), params=params, wanted=wanted)
+    form = OneChain(device, SCALE, text, drawn(2, 3, 37), drawn(2, 3, seed=1), params=params, wanted=wanted)
     form.check(drawn(2, 3, 37, seed=3), atol=1e-5)
-    form = OneForm(device, BIAS, 'type: "Bias"', drawn(2, 3, 37), drawn(3, seed=1), wanted=wanted)
+    form = OneChain(device, BIAS, 'type: "Bias"', drawn(2, 3, 37), drawn(3, seed=1), wanted=wanted)
     form.check(drawn(2, 3, 37, seed=3), atol=1e-5)
 
 
@@ -64,32 +64,32 @@ def test_operands_from_a_second_bottom(device: EmulatedDevice, bias: str, wanted
 def test_in_place_the_bottom_is_kept_for_its_gradient(device: EmulatedDevice, skew: int) -> None:
     text = f'type: "Scale" {IN_PLACE} scale_param {{ bias_term: true }}'
     params = [drawn(3, seed=1), drawn(3, seed=2)]
-    form = OneForm(device, SCALE, text, drawn(4, 3, 9), params=params, skew=skew)
+    form = OneChain(device, SCALE, text, drawn(4, 3, 9), params=params, skew=skew)
     form.check(drawn(4, 3, 9, seed=3), atol=1e-5)
-    form = OneForm(device, BIAS, f'type: "Bias" {IN_PLACE}', drawn(4, 3, 9), params=params[:1], skew=skew)
+    form = OneChain(device, BIAS, f'type: "Bias" {IN_PLACE}', drawn(4, 3, 9), params=params[:1], skew=skew)
     form.check(drawn(4, 3, 9, seed=3), atol=1e-5)
 
 
 def test_in_place_nothing_is_kept_where_no_gradient_is_wanted(fast: EmulatedDevice) -> None:
     text = f'type: "Scale" {IN_PLACE}'
-    form = OneForm(fast, SCALE, text, drawn(4, 3), params=[drawn(3)], mode=Mode(backward=False))
+    form = OneChain(fast, SCALE, text, drawn(4, 3), params=[drawn(3)], mode=Mode(backward=False))
     assert not form.form.saved
     form.check()
 
 
 def test_the_product_that_caffe_leaves_in_an_unwanted_gradient(fast: EmulatedDevice) -> None:
     x, dy = drawn(4, 3, 5), drawn(4, 3, 5, seed=1)
-    form = OneForm(fast, SCALE, 'type: "Scale"', x, params=[drawn(3)], wanted=[False])
-    form.buffers.leftovers[0] = form.room(x.shape, "leftover")
+    form = OneChain(fast, SCALE, 'type: "Scale"', x, params=[drawn(3)], wanted=[False])
+    form.buffers.leftovers[0] = form.room(x.shape, name="leftover")
     form.forward()
-    form.backward(dy)
+    form.backward([dy])
     assert (form.buffers.leftovers[0] == x * dy).all()
 
 
 def test_many_channels_and_several_blocks(fast: EmulatedDevice) -> None:
     params = [drawn(515, seed=1), drawn(515, seed=2)]
     text = 'type: "Scale" scale_param { bias_term: true }'
-    OneForm(fast, SCALE, text, drawn(3, 515, 7, 7), params=params).check(
+    OneChain(fast, SCALE, text, drawn(3, 515, 7, 7), params=params).check(
         drawn(3, 515, 7, 7, seed=3), atol=1e-5
     )
-    OneForm(fast, SCALE, text, drawn(300, 515), params=params).check(drawn(300, 515, seed=3), atol=1e-5)
+    OneChain(fast, SCALE, text, drawn(300, 515), params=params).check(drawn(300, 515, seed=3), atol=1e-5)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 
 from netc.backends.cuda import axpy, crop, tile
 from netc.backends.cuda.emulated_device import EmulatedDevice
 from netc.backends.form import Mode
-from tests.cuda.one_form import OneForm, drawn, make_nodes
+from tests.cuda.one_chain import OneChain, chain_of, drawn
 
 pytestmark = [pytest.mark.cuda, pytest.mark.usefixtures("emulator")]
 
@@ -17,7 +16,7 @@ pytestmark = [pytest.mark.cuda, pytest.mark.usefixtures("emulator")]
 @pytest.mark.parametrize("shape", [(2, 3, 4, 4), (3, 5, 7, 3), (1, 1, 1, 1)])
 def test_axpy(device: EmulatedDevice, shape: tuple[int, ...], wanted: tuple[bool, ...]) -> None:
     bottoms = drawn(*shape[:2], 1, 1), drawn(*shape, seed=1), drawn(*shape, seed=2)
-    form = OneForm(device, axpy.FORMS["Axpy",], 'type: "Axpy"', *bottoms, wanted=list(wanted))
+    form = OneChain(device, axpy.FORMS["Axpy",], 'type: "Axpy"', *bottoms, wanted=list(wanted))
     form.check(drawn(*shape, seed=3), atol=1e-5)
 
 
@@ -26,7 +25,7 @@ def test_axpy(device: EmulatedDevice, shape: tuple[int, ...], wanted: tuple[bool
 ])  # fmt: skip
 def test_tile(device: EmulatedDevice, shape: tuple[int, ...], axis: int, tiles: int) -> None:
     text = f'type: "Tile" tile_param {{ axis: {axis} tiles: {tiles} }}'
-    form = OneForm(device, tile.FORMS["Tile",], text, drawn(*shape))
+    form = OneChain(device, tile.FORMS["Tile",], text, drawn(*shape))
     form.check(drawn(*form.form.outputs[0].shape, seed=1))
 
 
@@ -41,10 +40,10 @@ def test_crop(
     device: EmulatedDevice, shape: tuple[int, ...], reference: tuple[int, ...], options: str, skew: int
 ) -> None:
     text = f'type: "Crop" crop_param {{ {options} }}'
-    form = OneForm(device, crop.FORMS["Crop",], text, drawn(*shape), drawn(*reference), skew=skew)
+    form = OneChain(device, crop.FORMS["Crop",], text, drawn(*shape), drawn(*reference), skew=skew)
     form.check(drawn(*form.form.outputs[0].shape, seed=1), rtol=0, atol=0)
 
 
 def test_crops_of_many_axes_are_left_to_the_layer(fast: EmulatedDevice) -> None:
-    bottoms = [np.zeros((1, 2, 1, 2, 1, 2)), np.zeros((1, 1, 1, 1, 1, 1))]
-    assert crop.FORMS["Crop",](make_nodes(['type: "Crop"'], bottoms, [True, True]), Mode(), fast) is None
+    nodes = chain_of('type: "Crop"', (1, 2, 1, 2, 1, 2), (1, 1, 1, 1, 1, 1))
+    assert crop.FORMS["Crop",](nodes, Mode(), fast) is None

@@ -9,7 +9,7 @@ from netc.backends.cuda import softmax
 from netc.backends.cuda.emulated_device import EmulatedDevice
 from netc.backends.cuda.softmax import Scores
 from tests.cuda.arrays import get, put, room
-from tests.cuda.one_chain import OneChain, check_chain, drawn
+from tests.cuda.one_chain import OneChain, drawn
 
 pytestmark = [pytest.mark.cuda, pytest.mark.usefixtures("emulator")]
 
@@ -35,8 +35,8 @@ def text(axis: int, top: str) -> str:
 def test_shapes_and_in_place(fast: EmulatedDevice, name: str, top: str) -> None:
     shape, axis, lanes = SHAPES[name]
     one = OneChain(fast, softmax.FORMS, text(axis, top), 3 * drawn(*shape))
-    assert one.form.scores.lanes == lanes  # type: ignore[union-attr]
-    check_chain(one, rtol=1e-5, atol=1e-6)
+    assert one.form.scores.lanes == lanes  # type: ignore[attr-defined]
+    one.check(rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["few classes", "rows", "long rows", "small images"])
@@ -44,9 +44,7 @@ def test_shapes_in_check_mode(checked: EmulatedDevice, name: str) -> None:
     checked.order, checked.seed = "random", 2
     shape, axis, _ = SHAPES[name]
     for top in ("y", "x0"):
-        check_chain(
-            OneChain(checked, softmax.FORMS, text(axis, top), 3 * drawn(*shape)), atol=1e-6, rtol=1e-5
-        )
+        OneChain(checked, softmax.FORMS, text(axis, top), 3 * drawn(*shape)).check(atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("classes", [3, 40, 2100])

@@ -130,7 +130,7 @@ def test_a_net_trains_on_the_device_as_on_the_cpu(fast: EmulatedDevice, make: Ca
     _, wanted = train(make(), CpuBackend(fast=False))
     solver, found = train(make(), CudaBackend(fast))
     np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-3)
-    runs = [step.run for step in solver.net.program._unwatched["both"]]
+    runs = [step.run for step in solver.net.program._unwatched["iteration"]]
     recordings = [run for run in runs if isinstance(run, Recording)]
     assert recordings
     assert all(recording.replays for recording in recordings)
@@ -149,24 +149,24 @@ def test_a_net_trains_in_narrow_math(fast: EmulatedDevice, math: str, tolerance:
 def test_scaled_gradients_make_the_same_update(fast: EmulatedDevice) -> None:
     """fp16 scales the loss; with a scale of 1 the parameters after an update are the same to rounding."""
     scaled, plain = (make_solver(inception(), CudaBackend(fast, "fp16")) for _ in range(2))
-    plain._begin_scaling(LossScale(1.0))
+    plain._iteration.begin_scaling(LossScale(1.0))
     for solver in (scaled, plain):
         solver.step(3)
-    assert scaled._loss_scale is not None
-    assert scaled._loss_scale.held == 3
+    assert scaled._iteration.loss_scale is not None
+    assert scaled._iteration.loss_scale.held == 3
     one, other = (solver.net.parameters.data for solver in (scaled, plain))
     np.testing.assert_allclose(one, other, rtol=0, atol=2e-3 * np.abs(other).max())
 
 
 def test_an_update_that_overflows_is_left_out_and_the_scale_halved(fast: EmulatedDevice) -> None:
     solver = make_solver(inception(), CudaBackend(fast, "fp16"))
-    solver._begin_scaling(LossScale(2.0**126))
+    solver._iteration.begin_scaling(LossScale(2.0**126))
     before = np.array(solver.net.parameters.data)
     solver.step(1)
-    assert solver._loss_scale is not None
-    assert solver._loss_scale.value == 2.0**125
+    assert solver._iteration.loss_scale is not None
+    assert solver._iteration.loss_scale.value == 2.0**125
     np.testing.assert_array_equal(solver.net.parameters.data, before)
-    solver._begin_scaling(LossScale())
+    solver._iteration.begin_scaling(LossScale())
     solver.step(1)
     assert not np.array_equal(solver.net.parameters.data, before)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,9 @@ from google.protobuf import text_format
 from netc.backends.cuda import timings
 from netc.backends.cuda.backend import CudaBackend
 from netc.backends.cuda.emulated_device import EmulatedDevice
+from netc.backends.cuda.kernel import Variant
 from netc.backends.cuda.timings import Timings
+from netc.errors import NetcError
 from netc.proto import netc_pb2 as pb
 from netc.solver import Solver
 from tests.cuda.clocked import ClockedDevice
@@ -78,3 +81,34 @@ def test_kernels_are_loaded_when_a_net_is_made(fast: EmulatedDevice) -> None:
     for _ in range(2):
         net.forward_backward()
     assert set(fast._loader._kernels) == loaded
+
+
+def test_a_net_to_be_tuned_has_its_kernels_compiled_before_the_first_is_timed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that those of all layers are compiled at the same time."""
+    device, begun = CountingDevice(), []
+
+    def elapsed(run: Callable[[], None]) -> float:
+        begun.append(set(device._loader._kernels))
+        return 1e-3
+
+    monkeypatch.setattr(device, "elapsed", elapsed)
+    make_solver(device)
+    assert len(begun[0]) > 10
+    assert begun[0] == begun[-1]
+
+
+def test_what_fails_in_a_rehearsal_fails_when_it_matters(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kernel that does not compile leaves the rule's choice where it is not that one."""
+    device, build = CountingDevice(), EmulatedDevice._build
+
+    def build_most(device: EmulatedDevice, variant: Variant) -> Path:
+        if variant.name == "conv masked 64x128":
+            raise NetcError("broken")
+        return build(device, variant)
+
+    monkeypatch.setattr(EmulatedDevice, "_build", build_most)
+    assert np.isfinite(losses_of(make_solver(device))).all()

@@ -213,3 +213,20 @@ def test_large_memories_are_filled_to_their_end(clocked: ClockedDevice) -> None:
 
     choose(clocked, Mode(), "large", {"a": bind, "b": bind}, {"x": nbytes})
     assert 0 < min(ends) <= max(ends) <= 1
+
+
+def test_a_rehearsal_binds_every_way_and_times_none(clocked: ClockedDevice) -> None:
+    ways, free = Ways(clocked, slow=2.0, fast=1.0), clocked.free_bytes()
+    assert ways.choose(mode=Mode(rehearsal=True)) == "slow"
+    assert len(ways.given) == 2 * len(SIZES)
+    assert {memory.name: memory.nbytes for memory in ways.given} == SIZES
+    assert ways.runs == 0
+    assert clocked.free_bytes() == free
+    assert not Timings(clocked.properties).path.exists()
+
+
+def test_a_rehearsal_of_what_is_known_binds_nothing(clocked: ClockedDevice) -> None:
+    assert Ways(clocked, slow=2.0, fast=1.0).choose() == "fast"
+    ways = Ways(clocked, slow=2.0, fast=1.0)
+    assert ways.choose(mode=Mode(rehearsal=True)) == "fast"
+    assert not ways.given

@@ -30,7 +30,7 @@ RATE, SCALE = 0.05, 0.5
 
 def one_scalars(iteration: int, rule: object) -> np.ndarray:
     rule.begin(iteration)  # type: ignore[attr-defined]
-    return np.array([(RATE, SCALE, getattr(rule, "correction", 1.0), 0)], kernels.SCALARS)
+    return np.array([(RATE, SCALE, getattr(rule, "correction", 1.0), 0, 0)], kernels.SCALARS)
 
 
 def train(device: EmulatedDevice, type_: str, runs: list, l1: bool) -> tuple[np.ndarray, ...]:
@@ -44,7 +44,10 @@ def train(device: EmulatedDevice, type_: str, runs: list, l1: bool) -> tuple[np.
     names = {"momentum2": definition.rms_decay} if type_ == "RMSProp" else {"momentum2": definition.momentum2}
     constants = kernels.UpdateConstants(definition.momentum, delta=definition.delta, l1=l1, **names)
     chunks = kernels.chunks_of(runs)
-    chunk_memory, scalars = put(device, chunks, "chunks"), device.allocate(16, "scalars")
+    chunk_memory, scalars = (
+        put(device, chunks, "chunks"),
+        device.allocate(kernels.SCALARS.itemsize, "scalars"),
+    )
     on_device = [put(device, array, "arena") for array in (data, gradients[0], *history)]
     for iteration, gradient in enumerate(gradients):
         device.upload(scalars, one_scalars(iteration, rule))
@@ -86,11 +89,14 @@ def test_every_rule_of_the_solver_has_a_kernel() -> None:
     }
 
 
-def clip(device: EmulatedDevice, gradient: np.ndarray, most: float, scale: float) -> np.void:
+def clip(
+    device: EmulatedDevice, gradient: np.ndarray, most: float, scale: float, loss_scale: float | None = None
+) -> np.void:
     memory = put(device, gradient, "gradient")
     sums: Memory = device.allocate(8 * 4096, "sums")
     scalars = put(device, np.zeros(1, kernels.SCALARS), "scalars")
-    kernels.clip_gradients(device, memory, sums, scalars, most, scale)
+    times = None if loss_scale is None else put(device, np.array([loss_scale], np.float32), "loss scale")
+    kernels.clip_gradients(device, memory, sums, scalars, most, scale, times)
     return device.download(scalars, np.empty(1, kernels.SCALARS))[0]
 
 
@@ -103,3 +109,28 @@ def test_gradients_are_clipped_by_their_norm(device: EmulatedDevice, count: int)
     np.testing.assert_allclose(clipped["gradient_scale"], 0.5 / 4, rtol=1e-6)
     assert clip(device, gradient, 2 * norm, 0.5)["gradient_scale"] == 0.5
     assert clip(device, gradient, -1, 0.5)["gradient_scale"] == 0.5
+
+
+def test_the_loss_scale_is_taken_back_before_clipping(device: EmulatedDevice) -> None:
+    gradient = np.full(16, 8, np.float32)  # of norm 32, which is 4 times a norm of 8
+    scaled = clip(device, gradient, 2, 0.5, loss_scale=4)
+    assert (scaled["norm"], scaled["gradient_scale"], scaled["overflowed"]) == (8, 0.5 / 4 * 2 / 8, 0)
+    assert clip(device, gradient, -1, 0.5, loss_scale=4)["gradient_scale"] == 0.5 / 4
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan, 3e38])
+def test_only_gradients_of_a_scaled_loss_overflow(device: EmulatedDevice, value: float) -> None:
+    gradient = np.array([1, value, 2], np.float32)
+    assert clip(device, gradient, -1, 1, loss_scale=2)["overflowed"]
+    assert not clip(device, gradient, -1, 1)["overflowed"]
+
+
+def test_an_update_that_has_overflowed_changes_nothing(device: EmulatedDevice) -> None:
+    chunks = kernels.chunks_of([(0, 9, 1.0, 0.1)])
+    arrays = [np.arange(9, dtype=np.float32) + i for i in range(3)]
+    on_device = [put(device, array, "arena") for array in arrays]
+    scalars = put(device, np.array([(0.1, 1, 1, 1, 1)], kernels.SCALARS), "scalars")
+    chunk_memory, constants = put(device, chunks, "chunks"), kernels.UpdateConstants(0.9)
+    kernels.update(device, "SGD", constants, chunks, chunk_memory, scalars, *on_device[:2], on_device[2:])
+    for memory, array in zip(on_device, arrays, strict=True):
+        np.testing.assert_array_equal(get(device, memory), array)

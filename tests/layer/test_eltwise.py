@@ -36,6 +36,12 @@ def test_sum_takes_coefficients() -> None:
     np.testing.assert_allclose(y, A - 2 * B + 0.5 * C)
 
 
+def test_a_maximum_passes_over_coefficients_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    (y,) = run('type: "Eltwise" eltwise_param { operation: MAX coeff: 1 coeff: -2 }', A, B)
+    np.testing.assert_array_equal(y, np.maximum(A, B))
+    assert "coeff has no effect on a maximum" in caplog.text
+
+
 def test_bottom_1_wins_a_tie_with_bottom_0_and_the_earlier_every_other_tie() -> None:
     ones = np.ones((1, 2))
     da, db, dc = gradients(MAX, ones, ones, ones, top_grads=[ones])
@@ -98,7 +104,6 @@ def test_bottoms_of_different_shapes_are_refused() -> None:
         ("coeff: 1", "as many coefficients as bottoms"),
         ("coeff: 1 coeff: 2 coeff: 3", "as many coefficients as bottoms"),
         ("operation: PROD coeff: 1 coeff: 2", "for sums only"),
-        ("operation: MAX coeff: 1 coeff: 2", "for sums only"),
     ],
 )
 def test_coefficients_that_do_not_fit_are_refused(options: str, message: str) -> None:

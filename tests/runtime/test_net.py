@@ -1,5 +1,8 @@
 """A net that runs: shapes that change, shared parameters, ranges of layers, weights by name."""
 
+import gc
+import threading
+
 import cv2
 import numpy as np
 import pytest
@@ -267,3 +270,18 @@ def test_a_layer_that_cannot_work_on_an_empty_blob_is_named() -> None:
     with pytest.raises(NetcError, match="without elements") as caught:
         net.forward()
     assert (caught.value.layer, caught.value.blob, caught.value.found) == ("p (Softmax)", "x", [2, 0])
+
+
+def test_a_net_that_is_let_go_takes_its_threads_along(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    cv2.imwrite("0.png", np.zeros((4, 4), np.uint8))
+    (tmp_path / "list.txt").write_text("0.png 0\n")
+    layer = 'layer { name: "i" type: "ImageData" top: "x" top: "y" image_data_param { source: "list.txt" } }'
+    before = set(threading.enumerate())
+    parsed = parse_text(layer, pb.NetParameter, "net.prototxt")
+    net = Net(parsed.message, pb.TRAIN, positions=parsed.positions)
+    net.forward()
+    assert set(threading.enumerate()) > before
+    del net
+    gc.collect()
+    assert set(threading.enumerate()) <= before

@@ -95,6 +95,15 @@ def test_test_results_are_means_over_test_iter_batches(folder: Path) -> None:
     assert float(mean.data) == pytest.approx(np.mean(values))
 
 
+def test_no_test_iter_makes_a_test_net_that_nobody_runs(folder: Path) -> None:
+    solver = get_solver(make_small_run(folder), hooks=[diary := Diary()])
+    solver.param.test_iter[:] = [0]
+    before = solver.test_nets[0].sources["data"].state()
+    solver.test_all()
+    assert diary.results == [[]]
+    assert solver.test_nets[0].sources["data"].state() == before
+
+
 def test_test_nets_share_the_parameters_being_trained(folder: Path) -> None:
     solver = get_solver(make_small_run(folder))
     solver.step(2)

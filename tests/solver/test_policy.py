@@ -54,3 +54,31 @@ def test_poly_stays_at_zero_past_max_iter() -> None:
 def test_a_growing_rate_overflows_to_infinity() -> None:
     schedule = Schedule(text_format.Parse('base_lr: 1 lr_policy: "exp" gamma: 10', pb.SolverParameter()))
     assert schedule.rate(100000) == math.inf
+
+
+@pytest.mark.parametrize("iteration", [0, 1, 999, 123_456, 20_000_001])
+def test_rates_are_computed_in_float_but_for_powers(iteration: int) -> None:
+    """As Caffe's are: every other result is rounded to float."""
+    f = np.float32
+    text = "base_lr: 0.013 gamma: 0.0003 power: 0.75 stepsize: 70 max_iter: 30000000 lr_policy: "
+    expected = {
+        "inv": f(0.013) * f(float(f(1) + f(0.0003) * f(iteration)) ** -0.75),
+        "poly": f(0.013) * f(float(f(1) - f(iteration) / f(30000000)) ** 0.75),
+        "sigmoid": f(0.013)
+        * (f(1) / (f(1) + f(math.exp(min(700.0, float(-f(0.0003) * (f(iteration) - f(70)))))))),
+    }
+    for policy, rate in expected.items():
+        schedule = Schedule(text_format.Parse(f'{text} "{policy}"', pb.SolverParameter()))
+        assert schedule.rate(iteration) == float(rate), policy
+
+
+def test_a_sigmoid_far_from_its_step_is_zero() -> None:
+    text = 'base_lr: 1 lr_policy: "sigmoid" gamma: -1 stepsize: 5'
+    schedule = Schedule(text_format.Parse(text, pb.SolverParameter()))
+    assert schedule.rate(100_000) == 0
+
+
+def test_a_power_of_nothing_is_infinite() -> None:
+    text = 'base_lr: 1 lr_policy: "inv" gamma: -0.5 power: 2'
+    schedule = Schedule(text_format.Parse(text, pb.SolverParameter()))
+    assert schedule.rate(2) == math.inf

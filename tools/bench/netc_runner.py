@@ -92,8 +92,12 @@ def training_solver(definition: pb.NetParameter, rate: float) -> pb.SolverParame
 
 
 def load_weights(net: Net, job: Job) -> None:
-    """Fills the net's parameters from the job's file."""
+    """Fills the net's parameters from the job's file, as from a weights file: a net that has handed out its
+    parameters must bring them into the primitives' order in every pass."""
     with np.load(job.weights_file) as weights:
-        for name, blobs in net.params.items():
-            for index, blob in enumerate(blobs):
-                blob.data[...] = weights[f"{name}/{index}"]
+        net.load_weights_from(
+            {
+                name: [weights[f"{name}/{index}"] for index in range(len(blobs))]
+                for name, blobs in net.weights().items()
+            }
+        )

@@ -66,7 +66,7 @@ def layer_table(measurement: Measurement, least_share: float = 0.01) -> str:
             cells += [f"{gflops:.1f}", f"{gflops / peak:.0%}"] if gflops and peak else ["-", "-"]
         if layer["forward"]["median_ms"] + layer["backward"]["median_ms"] > least_share * total:
             rows.append(cells)
-    return _markdown(rows) if len(rows) > 2 else ""
+    return markdown(rows) if len(rows) > 2 else ""
 
 
 def advantage(measurement: Measurement) -> float | None:
@@ -96,10 +96,10 @@ def table(measurements: Sequence[Measurement], columns: Sequence[str]) -> str:
         cells += [_times(advantage(m)), _share(memory_share(m))]
         rows.append(cells)
     rows.insert(1, ["---"] * len(rows[0]))
-    return _markdown(rows)
+    return markdown(rows)
 
 
-def _markdown(rows: Sequence[Sequence[str]]) -> str:
+def markdown(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 

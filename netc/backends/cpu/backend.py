@@ -73,7 +73,14 @@ class CpuBackend(Backend):
         return array
 
     def write(self, array: np.ndarray, values: np.ndarray) -> None:
-        array[...] = values
+        arrays = array, values
+        alike = array.dtype == values.dtype and array.shape == values.shape and array.size
+        if not alike or not all(each.flags.c_contiguous for each in arrays):
+            array[...] = values
+            return
+        # NumPy would let go of Python's lock, and then wait until a thread that reads data lets go of it.
+        target, source = (each.reshape(-1).data.cast("B") for each in arrays)
+        target[:] = source
 
     def view(self, array: np.ndarray) -> np.ndarray:
         return array
@@ -82,6 +89,11 @@ class CpuBackend(Backend):
         """Nothing: views are the arrays themselves."""
 
     def make_update(
-        self, spec: UpdateSpec, data: np.ndarray, grad: np.ndarray, history: Sequence[np.ndarray]
+        self,
+        spec: UpdateSpec,
+        data: np.ndarray,
+        grad: np.ndarray,
+        history: Sequence[np.ndarray],
+        loss_scale: np.ndarray | None = None,
     ) -> Update | None:
-        return make_update(spec, data, grad, history)
+        return make_update(spec, data, grad, history) if loss_scale is None else None

@@ -2,23 +2,44 @@
 
 The weights are used as they lie: putting a large matrix into another order in every pass would take longer
 than multiplying by it, and a product can add to the gradients where they are.
+
+With few rows in a batch, y transposed = W x transposed is computed instead, some rows of W at a time: oneDNN
+then copies the small side, and reads the weights once while it multiplies. Gradients are then computed by
+loops of our own. (16 rows by 4096 x 9216 weights on an AVX2 core: y at 84 GFLOP/s instead of 44, dx at 61
+instead of 39, dW at 64 instead of 60.)
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from functools import partial
+from typing import Final
 
 import numpy as np
 
 from netc.backends.cpu.activation import add_relu_backward, describe_forward, relu_can_end, slope_of
 from netc.backends.cpu.chain import fits, in_sequence
 from netc.backends.cpu.layout import descriptor_of
+from netc.backends.cpu.loops import Loop, bound, compiled, threads_for
 from netc.backends.cpu.onednn import Engine, Product, Refused, Routine, kinds
 from netc.backends.form import Form, Maker, Mode, Run
 from netc.graph import Node
-from netc.layer import Array, Buffers
+from netc.layer import Array, Buffers, Scratch
 from netc.layer.dense import InnerProduct
+
+log = logging.getLogger(__name__)
+
+PANEL: Final = 128  # outputs computed at a time
+TURNED_ROWS: Final = range(2, 129)  # of a batch; one row is multiplied as fast as its weights can be read
+TURNED_OUTPUTS: Final = 8  # for each row of the batch, at least
+TURNED_WEIGHTS: Final = 1 << 18  # at least: fewer stay in the caches
+LOOP_ROWS: Final = {"bottom": TURNED_ROWS, "weights": range(1, 17)}  # for which loops compute a gradient
+LOOP_COLUMNS: Final = 1024  # that they take at a time
+TILE: Final = 16  # columns that they take at a time of these
+TILE_ROWS: Final = 6
+
+X_TURNED, Y_TURNED, LOOP_SCRATCH = "bottom turned", "top turned", "panels"
 
 
 class DenseForm(Form):
@@ -40,8 +61,34 @@ class DenseForm(Form):
         self.relu, self.relu_backward = Routine(engine), Routine(engine)
         if self.slope is not None:
             self._write_relu(self.slope)
-        self.forward_workspace = self.relu.workspace
-        self.backward_workspace = self.relu_backward.workspace
+        self.forward_workspace = dict(self.relu.workspace)
+        self.turned = is_turned(*self.bottom_shape, self.top_shape[1]) and not self.transposed
+        if self.turned:
+            for name, shape in ((X_TURNED, self.bottom_shape), (Y_TURNED, self.top_shape)):
+                self.forward_workspace[name] = Scratch(shape[::-1])
+            self.variant = "onednn sgemm in panels"
+        self.backward_workspace = dict(self.relu_backward.workspace)
+        self.loops = self._loops()
+        if self.loops:
+            self.variant += f", {' and '.join(self.loops)} in loops"
+            rows, columns = self.bottom_shape
+            self.panel = min(LOOP_COLUMNS, -(-columns // (threads_for(columns) * TILE)) * TILE)
+            self.threads = threads_for(-(-columns // self.panel))
+            floats = self.threads * (self.panel + TILE_ROWS) * rows
+            self.backward_workspace[Y_TURNED] = Scratch(self.top_shape[::-1])
+            self.backward_workspace[LOOP_SCRATCH] = Scratch((floats,))
+
+    def _loops(self) -> dict[str, Loop]:
+        """The loops that compute gradients faster than oneDNN; none without numba."""
+        rows, columns = self.bottom_shape
+        large = columns * self.top_shape[1] >= TURNED_WEIGHTS and not self.transposed
+        few = self.top_shape[1] >= TURNED_OUTPUTS * rows
+        names = [name for name, fit in LOOP_ROWS.items() if large and few and rows in fit]
+        try:
+            return {name: compiled("dense_loops", name) for name in names if self.needs_backward}
+        except (ImportError, OSError) as error:
+            log.info("InnerProduct would be faster with numba (pip install netc[cpu]): %s", error)
+            return {}
 
     def _write_relu(self, slope: float) -> None:
         self.backward_tops = (0,)
@@ -56,13 +103,26 @@ class DenseForm(Form):
 
     def forward(self, b: Buffers) -> Run:
         x, y, weight = self._matrices(b.bottoms[0], b.tops[0], b.params[0])
-        steps: list[Run] = []
-        if self.biased:
-            steps.append(partial(np.copyto, y, b.params[1]))
-        steps.append(Product(self.engine, x, weight.T, y, add=self.biased))
+        bias = b.params[1] if self.biased else None
+        if self.turned:
+            turned = [b.workspace[name] for name in (X_TURNED, Y_TURNED)]
+            steps = self._in_panels(x, y, weight, bias, *turned)
+        else:
+            steps = [] if bias is None else [partial(np.copyto, y, bias)]
+            steps.append(Product(self.engine, x, weight.T, y, add=self.biased))
         if self.slope is not None:
             steps.append(self.relu.bind({"top": b.tops[0]}, b.workspace))
         return in_sequence(steps)
+
+    def _in_panels(
+        self, x: Array, y: Array, weight: Array, bias: Array | None, x_turned: Array, y_turned: Array
+    ) -> list[Run]:
+        """The product with the batch's rows innermost."""
+        steps: list[Run] = [partial(np.copyto, x_turned, x.T)]
+        for panel in (slice(first, first + PANEL) for first in range(0, len(weight), PANEL)):
+            steps.append(Product(self.engine, weight[panel], x_turned, y_turned[panel]))
+        turn_back = partial(np.copyto, y) if bias is None else partial(np.add, bias, out=y)
+        return [*steps, partial(turn_back, y_turned.T)]
 
     def backward(self, b: Buffers) -> Run:
         gradient: Array = b.top_grads[0]
@@ -70,15 +130,34 @@ class DenseForm(Form):
         steps: list[Run] = []
         if self.slope is not None:
             steps.append(self.relu_backward.bind({"top": b.tops[0], "top gradient": dy}, b.workspace))
+        if self.loops:
+            steps.append(partial(np.copyto, b.workspace[Y_TURNED], dy.T))
         if (dweight := b.param_grads[0]) is not None:
             sides = (x.T, dy) if self.transposed else (dy.T, x)
-            steps.append(Product(self.engine, *sides, dweight, add=not self.fresh[0]))
+            steps.append(
+                self._loop("weights", b, {"bottom": x, "weight_grad": dweight})
+                if "weights" in self.loops
+                else Product(self.engine, *sides, dweight, add=not self.fresh[0])
+            )
         if self.biased and (dbias := b.param_grads[1]) is not None:
             ones = np.ones((len(dy), 1), np.float32)
             steps.append(Product(self.engine, dy.T, ones, dbias.reshape(-1, 1), add=not self.fresh[1]))
         if (dx := b.bottom_grads[0]) is not None:
-            steps.append(Product(self.engine, dy, weight, dx.reshape(self.bottom_shape)))
+            steps.append(
+                self._loop("bottom", b, {"weight": weight, "bottom_grad": dx})
+                if "bottom" in self.loops
+                else Product(self.engine, dy, weight, dx.reshape(self.bottom_shape))
+            )
         return in_sequence(steps)
+
+    def _loop(self, name: str, b: Buffers, arrays: dict[str, Array]) -> Run:
+        """A gradient by a loop on these arrays."""
+        from netc.backends.cpu.dense_loops import JOB
+
+        numbers = {"M": self.bottom_shape[0], "D": self.bottom_shape[1], "K": self.top_shape[1]}
+        numbers |= {"panel": self.panel, "fresh": self.fresh[0]}
+        arrays |= {"turned": b.workspace[Y_TURNED], "scratch": b.workspace[LOOP_SCRATCH]}
+        return bound(self.loops[name], JOB, self.threads, numbers, arrays)
 
     def flops(self) -> int:
         return 2 * self.top_shape[0] * self.top_shape[1] * self.bottom_shape[1]
@@ -87,6 +166,12 @@ class DenseForm(Form):
         """x (M, D), y or its gradient (M, K), and the weights as (K, D)."""
         weight = weight.T if self.transposed else weight
         return x.reshape(self.bottom_shape), y.reshape(self.top_shape), weight
+
+
+def is_turned(rows: int, columns: int, outputs: int) -> bool:
+    """Whether a batch of so many rows is better multiplied from the right, by weights (outputs, columns)."""
+    few = rows in TURNED_ROWS and outputs >= TURNED_OUTPUTS * rows
+    return few and outputs * columns >= TURNED_WEIGHTS
 
 
 def make_inner_product(nodes: Sequence[Node], mode: Mode, engine: Engine) -> Form | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from netc.backends.cpu import (
+    accuracy,
     activation,
     bn,
     concat,
@@ -31,4 +32,5 @@ FORMS: dict[tuple[str, ...], Maker] = {
     **softmax_loss.FORMS,
     **concat.FORMS,
     **eltwise.FORMS,
+    **accuracy.FORMS,
 }

@@ -1,7 +1,8 @@
-"""Pooling on oneDNN, alone or with the ReLU that follows it."""
+"""Pooling on oneDNN, alone or with the ReLU that follows it; maxima that are trained, in loops of our own."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -10,7 +11,8 @@ import numpy as np
 
 from netc.backends.cpu.activation import add_relu_backward, relu_can_end, slope_of
 from netc.backends.cpu.chain import fits
-from netc.backends.cpu.layout import descriptor_of, layout_for
+from netc.backends.cpu.layout import descriptor_of, elements_of, layout_for
+from netc.backends.cpu.loops import bound, compiled, threads_for
 from netc.backends.cpu.onednn import (
     Attributes,
     Descriptor,
@@ -30,7 +32,15 @@ from netc.layer.base import count
 from netc.layer.pool import Pooling
 from netc.layer.window import Window
 
+log = logging.getLogger(__name__)
+
 CHOSEN: Final = "chosen"  # the maxima's places
+MOST_CELLS: Final = 255  # of a window that the loops can tell apart in a byte
+LANES: Final = 8  # channels that the loops take at a time: a vector
+GROUP: Final = 8  # vectors that they take through an image together
+SMALLEST: Final = (
+    1 << 16
+)  # elements of a bottom; for fewer, numba is loaded more slowly than it ever makes good
 
 
 @dataclass(frozen=True)
@@ -167,6 +177,77 @@ class PoolForm(RoutineForm):
         routine.add_as_given(describe(self.engine, "binary", *values), reads)
 
 
+class MaximumLoopForm(Form):
+    """y = max(x), or with the ReLU at the end max(x, 0), in loops that leave a byte an output for backward.
+
+    Raises ImportError without numba, OSError without OpenMP.
+    """
+
+    def __init__(self, nodes: Sequence[Node], engine: Engine, layout: str, keeps: bool) -> None:
+        super().__init__(nodes)
+        layer = self.node.layer
+        assert isinstance(layer, Pooling)
+        self.run = {name: compiled("pool_loops", name) for name in ("forward", "backward")}
+        self.bottom_layouts = self.top_layouts = (layout,)
+        self.backward_bottoms, self.backward_tops = (), ()
+        self.variant = f"loop {layout}"
+        bottom, top = layer.bottom_shapes[0], layer.top_shapes[0]
+        if keeps:
+            self.saved = {CHOSEN: Scratch((elements_of(top, layout, engine.block),), np.uint8)}
+        inner = innermost(bottom, layout, engine.block)
+        self.outer = elements_of(bottom, layout, engine.block) // (inner * count(layer.image))
+        window: Window = layer.window
+        self.numbers = {"outer": self.outer, "inner": inner, "cuts": len(nodes) > 1, "keeps": keeps}
+        for name, (first, second) in (
+            ("HW", layer.image),
+            ("PQ", layer.output),
+            ("RS", window.kernel),
+            (("stride_h", "stride_w"), window.stride),
+            (("pad_h", "pad_w"), window.pad),
+        ):
+            self.numbers |= {name[0]: first, name[1]: second}
+        axes = list(zip(layer.image, layer.output, window.kernel, window.stride, window.pad, strict=True))
+        self.cells = np.concatenate([cells_of_windows(*axis) for axis in axes])
+        self.numbers["groups"] = self._groups(inner)
+
+    def _groups(self, inner: int) -> int:
+        """Into how many groups the vectors of a cell go, each for one thread: enough for all threads. Vectors
+        that overlap stay together."""
+        vectors = inner // LANES
+        enough = -(-threads_for(vectors) // self.outer)
+        return 1 if inner % LANES else max(enough, vectors // GROUP, 1)
+
+    def forward(self, b: Buffers) -> Run:
+        return self._bound("forward", "P", b, {"bottom": b.bottoms[0], "top": b.tops[0]})
+
+    def backward(self, b: Buffers) -> Run | None:
+        if b.bottom_grads[0] is None:
+            return None
+        gradients = {"top_grad": b.top_grads[0], "bottom_grad": b.bottom_grads[0]}
+        return self._bound("backward", "groups", b, gradients)
+
+    def _bound(self, direction: str, shared: str, b: Buffers, arrays: dict[str, Array]) -> Run:
+        """shared: the number of what threads share, for each outer part."""
+        from netc.backends.cpu.pool_loops import JOB
+
+        arrays["cells"] = self.cells
+        if CHOSEN in b.saved:
+            arrays["places"] = b.saved[CHOSEN]
+        threads = threads_for(self.outer * self.numbers[shared])
+        return bound(self.run[direction], JOB, threads, self.numbers, arrays)
+
+
+def innermost(shape: Shape, layout: str, block: int) -> int:
+    """The channels of one cell that lie side by side."""
+    return block if layout == BLOCKED else shape[1]
+
+
+def cells_of_windows(size: int, output: int, kernel: int, stride: int, pad: int) -> np.ndarray:
+    """Along one axis, each window's first cell and the one after its last: (output, 2)."""
+    start = np.arange(output, dtype=np.int32) * stride - pad
+    return np.stack([np.maximum(start, 0), np.minimum(start + kernel, size)], 1)
+
+
 def _arguments(layer: Pooling) -> tuple[Any, ...]:
     """Strides, window, gaps and paddings as C arrays."""
     window: Window = layer.window
@@ -183,6 +264,8 @@ def make_pooling(nodes: Sequence[Node], mode: Mode, engine: Engine) -> Form | No
     method = method_of(layer)
     if method is None:
         return None
+    if loop := _maximum_loop(nodes, layer, mode, engine):
+        return loop
     for layout, inner in _layouts(nodes[0], mode):
         try:
             form = PoolForm(nodes, mode, engine, method, layout, inner)
@@ -191,6 +274,26 @@ def make_pooling(nodes: Sequence[Node], mode: Mode, engine: Engine) -> Form | No
         if not form.is_slow:
             return form
     return None
+
+
+def _maximum_loop(nodes: Sequence[Node], layer: Pooling, mode: Mode, engine: Engine) -> Form | None:
+    """None where the loops do not fit, or would save nothing, or numba is missing."""
+    shape, layout = layer.bottom_shapes[0], layout_for(nodes[0].inputs[0], mode)
+    trained = mode.backward and nodes[0].needs_backward
+    if layer.method != "maximum" or layout not in (NHWC, BLOCKED) or count(shape) < SMALLEST:
+        return None
+    if layout == BLOCKED and not trained:
+        return None  # oneDNN's forward is as fast
+    if count(layer.window.kernel) > MOST_CELLS or innermost(shape, layout, engine.block) < LANES:
+        return None
+    # Forward leaves for backward where the ReLU cut: nobody may change its signs in between.
+    if len(nodes) > 1 and (slope_of(nodes[-1]) != 0 or nodes[-1].outputs[0].is_overwritten()):
+        return None
+    try:
+        return MaximumLoopForm(nodes, engine, layout, keeps=trained)
+    except (ImportError, OSError) as error:
+        log.info("Pooling would be faster with numba (pip install netc[cpu]): %s", error)
+        return None
 
 
 def _layouts(node: Node, mode: Mode) -> Iterator[tuple[str, str]]:

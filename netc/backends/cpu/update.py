@@ -26,6 +26,8 @@ class FusedUpdate:
     another order (also the same for any number).
     """
 
+    capturable = False
+
     def __init__(
         self, spec: UpdateSpec, data: np.ndarray, grad: np.ndarray, history: Sequence[np.ndarray]
     ) -> None:
@@ -59,27 +61,26 @@ class FusedUpdate:
         for name, array in pointed.items():
             self._job[name] = array.ctypes.data
 
-    def apply_scaled(self, iteration: int, rate: float, scale: float) -> bool:
-        """The same for gradients that are `scale` times too large; False, and nothing is changed, where one
-        of them is not a finite number."""
-        grad = self._arrays[1]
-        if not np.isfinite(grad).all():
-            return False
-        np.multiply(grad, 1 / scale, out=grad)
-        self.apply(iteration, rate)
-        return True
+    def prepare(self, iteration: int, rate: float) -> None:
+        """Sets what the next update reads. iteration: the number of updates made before; rate: the learning
+        rate."""
+        job, spec = self._job, self._spec
+        job["rate"] = rate
+        job["correction"] = adams_correction(spec, iteration) if spec.type == "Adam" else 1.0
 
-    def apply(self, iteration: int, rate: float) -> None:
-        """One update. iteration: the number of updates made before; rate: the learning rate."""
+    def run(self) -> None:
+        """One update."""
         job, spec = self._job, self._spec
         scale = 1.0
         if self._square_sums is not None:
             self._square_sums(job, self._threads)
             scale = clip_scale(math.sqrt(self._sums.sum()), spec.clip)
         job["scale"] = scale / spec.iter_size
-        job["rate"] = rate
-        job["correction"] = adams_correction(spec, iteration) if spec.type == "Adam" else 1.0
         self._loop(job, self._threads)
+
+    def outcome(self) -> bool:
+        """True: what it is given has not been scaled."""
+        return True
 
 
 def make_update(

@@ -212,7 +212,7 @@ def tiles_to_image(pointer):
     """y = relu(factor * cell + shift) of the cells that lie in the image."""
     job = carray(pointer, 1)[0]
     tile, column, _ = _scratch(job)
-    slope, size = job.slope, job.size
+    slope, size, zero = job.slope, job.size, float32(0)
     for number in range(*share(job.count)):
         image, y, x = _place(job, number)
         for channel in range(0, job.channels, LANES):
@@ -225,7 +225,8 @@ def tiles_to_image(pointer):
                     out = _row(_cell(job, image, y + i, x + j, channel, 0), count)
                     for c in range(count):
                         value = factor[c] * cell[c] + shift[c]
-                        out[c] = value if value > 0 else slope * value
+                        below = slope * value if slope != 0 else zero  # of minus infinity too
+                        out[c] = below if value < 0 else value
 
 
 @njit(**CONTRACTED)

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from netc.backends.cuda.device import Device
-from netc.backends.cuda.device_form import DeviceForm, fits, in_order, prepare
+from netc.backends.cuda.device_form import DeviceForm, fits
 from netc.backends.cuda.elementwise import FLOAT_BYTES, THREADS, blocks_for, pack_of
 from netc.backends.cuda.kernel import Variant
+from netc.backends.cuda.launch import Launch, in_order
 from netc.backends.cuda.memory import Memory
 from netc.backends.cuda.reduce import Sums, sum_channels
 from netc.backends.cuda.scale import prelu_backward, prelu_forward
@@ -88,7 +89,7 @@ def prepare_forward(
     """y = f(x) over all floats of x; y may be x. name: a key of ACTIVATIONS."""
     n, pack = x.nbytes // FLOAT_BYTES, pack_of(x, y, kept)
     arguments = (np.int64(n), np.bool_(pack > 1), x, y, kept, *_three(constants))
-    return prepare(device, VARIANTS["forward", name], blocks_for(device, n, pack), arguments)
+    return Launch.of(device, VARIANTS["forward", name], (blocks_for(device, n, pack),), arguments)
 
 
 def prepare_backward(
@@ -103,7 +104,7 @@ def prepare_backward(
     """dx = dy f'(x) over all floats of dy; dx may be dy. x or y may be None where it is not read."""
     n, pack = dy.nbytes // FLOAT_BYTES, pack_of(x, y, dy, dx)
     arguments = (np.int64(n), np.bool_(pack > 1), x, y, dy, dx, *_three(constants))
-    return prepare(device, VARIANTS["backward", name], blocks_for(device, n, pack), arguments)
+    return Launch.of(device, VARIANTS["backward", name], (blocks_for(device, n, pack),), arguments)
 
 
 def _three(constants: Constants) -> tuple[np.float32, ...]:
@@ -182,7 +183,7 @@ class PReLU(DeviceForm):
         if b.bottom_grads[0] is not None:
             slopes, dx = self.memory(b.params[0]), self.memory(b.bottom_grads[0])
             runs.append(prelu_backward(self.device, *self.axes, x, slopes, dy, dx))
-        return in_order(runs)
+        return in_order(*runs)
 
 
 def make_activation(nodes: Sequence[Node], mode: Mode, device: Device) -> Form | None:

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from netc.backends.cuda.device import Device
-from netc.backends.cuda.device_form import MOST_ELEMENTS, prepare
+from netc.backends.cuda.device_form import MOST_ELEMENTS
 from netc.backends.cuda.division import divisor
 from netc.backends.cuda.elementwise import PACKS, THREADS, blocks_for, pack_of
 from netc.backends.cuda.kernel import Variant
+from netc.backends.cuda.launch import Launch
 from netc.backends.cuda.memory import Memory
 from netc.backends.form import Run
 from netc.data.raw_images import PLACE
@@ -94,4 +95,4 @@ def augment(
         np.float32(scale),
         y,
     )
-    return prepare(device, VARIANTS["augment"], blocks_for(device, batch.count, pack), arguments)
+    return Launch.of(device, VARIANTS["augment"], (blocks_for(device, batch.count, pack),), arguments)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from netc.backends.cuda.device import Device
-from netc.backends.cuda.device_form import DeviceForm, fits, in_order
+from netc.backends.cuda.device_form import DeviceForm, fits
 from netc.backends.cuda.eltwise import add
+from netc.backends.cuda.launch import in_order
 from netc.backends.cuda.reduce import Sums, sum_channels
 from netc.backends.cuda.scale import scale
 from netc.backends.form import Form, Maker, Mode, Run
@@ -42,7 +43,7 @@ class Axpy(DeviceForm):
             runs.append(scale(self.device, *self.axes, df, dx, by=self.memory(b.bottoms[0])))
         if dy is not None:
             runs.append(add(self.device, [df], dy))
-        return in_order(runs)
+        return in_order(*runs)
 
     def flops(self) -> int:
         return 2 * count(self.outputs[0].shape)

@@ -10,8 +10,8 @@ import numpy as np
 
 from netc.backends.backend import Backend
 from netc.backends.cuda.device import Device
+from netc.backends.cuda.families import FORMS
 from netc.backends.cuda.feeding import ImageFeed, Staging, can_feed
-from netc.backends.cuda.forms import FORMS
 from netc.backends.cuda.host_views import HostViews
 from netc.backends.cuda.recording import record_steps
 from netc.backends.cuda.update import DeviceUpdate
@@ -35,6 +35,7 @@ class CudaBackend(Backend):
         self.name = device.properties.name
         self.xp = device.xp
         super().__init__(math, deterministic)
+        self.rehearses = device.has_clock and not deterministic  # many kernels are compiled to be timed
         self._views = HostViews(device)
         self._stagings: WeakKeyDictionary[Source, Staging] = WeakKeyDictionary()
 
@@ -90,14 +91,20 @@ class CudaBackend(Backend):
         return ImageFeed(self._stagings[source], source, tops, self.write)
 
     def make_update(
-        self, spec: UpdateSpec, data: Array, grad: Array, history: Sequence[Array]
+        self,
+        spec: UpdateSpec,
+        data: Array,
+        grad: Array,
+        history: Sequence[Array],
+        loss_scale: Array | None = None,
     ) -> Update | None:
         if data.dtype != np.float32 or not data.size:
             return None
         memory_of = self.device.memory_of
         arrays = [memory_of(array, f"history {index}") for index, array in enumerate(history)]
+        scale = None if loss_scale is None else memory_of(loss_scale, "loss scale")
         return DeviceUpdate(
-            self.device, spec, memory_of(data, "parameters"), memory_of(grad, "gradients"), arrays
+            self.device, spec, memory_of(data, "parameters"), memory_of(grad, "gradients"), arrays, scale
         )
 
     def close(self) -> None:

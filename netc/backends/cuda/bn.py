@@ -40,7 +40,10 @@ VARIANTS: dict[Any, Variant] = {
         for kernel in ("bn_apply", "bn_apply_backward")
         for pack in PACKS
     },
-    **{kernel: Variant(kernel, "bn.cu", kernel, THREADS) for kernel in ("bn_finish", "bn_finish_backward")},
+    **{
+        kernel: Variant(kernel, "bn.cu", f"{kernel}<>", THREADS)
+        for kernel in ("bn_finish", "bn_finish_backward")
+    },
 }
 
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from netc.backends.cuda import bn
 from netc.backends.cuda.bn import Gradients, Running
 from netc.backends.cuda.device import Device
-from netc.backends.cuda.device_form import fits, in_order
+from netc.backends.cuda.device_form import fits
+from netc.backends.cuda.launch import in_order
 from netc.backends.cuda.memory import Memory
 from netc.backends.form import Form, Maker, Mode, Run
 from netc.graph import Node, Value
@@ -192,11 +193,9 @@ class BatchNormForm(Form):
         factor, bias = self._param(b.params, plan.factor), self._param(b.params, plan.bias)
         residual = device.memory_of(b.bottoms[1]) if plan.adds else None
         return in_order(
-            (
-                None if partial is None else bn.reduce(device, "Moments", cells, x, partial),
-                bn.finish(device, cells, partial, plan.eps, self._running(b), factor, bias, channels),
-                bn.apply(device, cells, x, channels, plan.slope, y, kept, residual),
-            )
+            None if partial is None else bn.reduce(device, "Moments", cells, x, partial),
+            bn.finish(device, cells, partial, plan.eps, self._running(b), factor, bias, channels),
+            bn.apply(device, cells, x, channels, plan.slope, y, kept, residual),
         )
 
     def backward(self, b: Buffers) -> Run | None:
@@ -220,7 +219,7 @@ class BatchNormForm(Form):
         )
         if dx is not None or dresidual is not None:
             runs.append(bn.apply_backward(device, cells, x, gradients, slopes, dx, dresidual))
-        return in_order(runs)
+        return in_order(*runs)
 
     def _running(self, b: Buffers) -> Running | None:
         plan = self.plan

@@ -9,7 +9,7 @@ import numpy as np
 from netc.backends.cuda.device import Argument, Device
 from netc.backends.cuda.elementwise import PACKS, THREADS, blocks_for, pack_of
 from netc.backends.cuda.kernel import Variant
-from netc.backends.cuda.launch import Launch, one_after_another
+from netc.backends.cuda.launch import Launch, in_order
 from netc.backends.cuda.memory import Memory
 from netc.backends.form import Run
 
@@ -90,4 +90,4 @@ def sum_channels(
     summed = Launch.of(device, variant, (channels, parts), arguments)
     if partials is None or dbias is None:
         return summed
-    return one_after_another(summed, add_partials(device, channels, parts, partials, dbias))
+    return in_order(summed, add_partials(device, channels, parts, partials, dbias))

@@ -9,10 +9,11 @@ from typing import Final
 import numpy as np
 
 from netc.backends.cuda.device import Argument, Device
-from netc.backends.cuda.device_form import DeviceForm, fits, in_order, prepare
+from netc.backends.cuda.device_form import DeviceForm, fits
 from netc.backends.cuda.division import divisor
 from netc.backends.cuda.elementwise import PACKS, THREADS, pack_of
 from netc.backends.cuda.kernel import Variant
+from netc.backends.cuda.launch import Launch, in_order
 from netc.backends.cuda.memory import Memory
 from netc.backends.form import Form, Maker, Mode, Run
 from netc.graph import Node
@@ -55,8 +56,8 @@ def _all(
         arguments += [*parts[chosen], *[None] * missing]
         arguments += [np.uint32(end) for end in (*ends, *[BEYOND] * missing)]
         blocks = -(-rows * columns // THREADS)
-        runs.append(prepare(device, VARIANTS[kernel, pack], blocks, [*arguments, whole]))
-    return in_order(runs)
+        runs.append(Launch.of(device, VARIANTS[kernel, pack], (blocks,), [*arguments, whole]))
+    return in_order(*runs)
 
 
 class Concat(DeviceForm):

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from netc.backends.cuda.channel_sum import add_partials
-from netc.backends.cuda.conv_shape import ConvKernels, ConvShape
+from netc.backends.cuda.conv_shape import ConvShape, Sizes, pieces
 from netc.backends.cuda.conv_terms import ROW_MULTIPLE, Tables, backward_data_tables, forward_tables
+from netc.backends.cuda.conv_work import Candidate, Filters, Images, workspace_of
 from netc.backends.cuda.device import Argument, Device
 from netc.backends.cuda.elementwise import PACKS, THREADS, pack_of
 from netc.backends.cuda.kernel import Variant
-from netc.backends.cuda.launch import Launch, Table, one_after_another
+from netc.backends.cuda.launch import Launch, Table, in_order
 from netc.backends.cuda.memory import Memory
 from netc.backends.form import Run
 
@@ -49,7 +51,7 @@ class Tile:
         return self.m * self.n + LOAD_PRODUCTS * (self.m + self.n)
 
     def blocks(self, rows: int, columns: int) -> int:
-        return _up(rows, self.m) * _up(columns, self.n)
+        return pieces(rows, self.m) * pieces(columns, self.n)
 
 
 # From large to small. Rows are filters; the last of the images' tiles is for few of them, as in first layers.
@@ -77,7 +79,7 @@ CORRELATE = {
     )
     for tile in WEIGHT_TILES
 }
-TURN_FILTERS = Variant("conv turn_filters", "conv.cu", "turn_filters", THREADS)
+TURN_FILTERS = Variant("conv turn_filters", "conv.cu", "turn_filters<>", THREADS)
 VARIANTS = (*CONVOLVE.values(), *CORRELATE.values(), TURN_FILTERS)
 
 
@@ -91,44 +93,17 @@ def choose_tile(tiles: Sequence[Tile], rows: int, columns: int, groups: int, blo
 
 
 # ---- forward, and backward to x ----
-@dataclass(frozen=True)
-class Side:
-    """The images of one side of a product: channels, height and width."""
-
-    memory: Memory
-    sizes: tuple[int, int, int]
-
-    @property
-    def in_packs(self) -> bool:
-        """Whether every channel begins at a multiple of 16 bytes and is a multiple of them."""
-        return self.sizes[1] * self.sizes[2] % PACKS[0] == 0 and pack_of(self.memory) == PACKS[0]
+TABLES = {"forward": forward_tables, "backward_data": backward_data_tables}
 
 
-def _bind(
-    device: Device,
-    shape: ConvShape,
-    tables: Tables,
-    source: Side,
-    w: Memory,
-    target: Side,
-    after: tuple[Memory | None, float],
-    workspace: Memory | None,
-    tile: Tile | None,
-) -> Run:
-    """Binds `convolve` in either direction; `after`: a bias, and the slope of a ReLU."""
+def bind_images(device: Device, shape: ConvShape, work: Images, tables: Tables, tile: Tile) -> Run:
+    """Binds `convolve` in the direction that the tables are for."""
     classes = Table.of(device, tables.classes, "convolution classes")
-    terms = Table.of(device, tables.terms, "convolution terms")
-    if reads_filters_as_they_are(tables, w):
-        return _images(device, shape, tables, (classes, terms), source, w, target, after, tile)
-    assert workspace is not None
-    places = Table.of(device, tables.places, "convolution places")
-    sizes = [np.int32(n) for n in (tables.rows, tables.row_step, shape.weight_count // shape.group)]
-    squares = _up(tables.rows, SQUARE) * _up(int(tables.classes["padded_terms"].max()), SQUARE)
-    grid = (max(1, min(squares, MOST_TURNING)), shape.group, len(tables.classes))
-    arguments: list[Argument] = [classes.memory, places.memory, *sizes, w, workspace]
-    turn = Launch.of(device, TURN_FILTERS, grid, arguments, classes, places)
-    images = _images(device, shape, tables, (classes, terms), source, workspace, target, after, tile)
-    return one_after_another(turn, images)
+    if reads_filters_as_they_are(tables, work.w):
+        return _convolve(device, shape, work, tables, tile, classes, work.w)
+    turned = workspace_of(work, tables.weights)
+    turning = _turn_filters(device, shape, work.w, turned, tables, classes)
+    return in_order(turning, _convolve(device, shape, work, tables, tile, classes, turned))
 
 
 def reads_filters_as_they_are(tables: Tables, w: Memory) -> bool:
@@ -139,85 +114,51 @@ def reads_filters_as_they_are(tables: Tables, w: Memory) -> bool:
     return not tables.weights or bool(as_read and (terms > 0).sum() == 1 and pack_of(w) == PACKS[0])
 
 
-def image_tiles(tables: Tables) -> Sequence[Tile]:
-    """All that a tuner should try."""
-    return SOURCES["masked" if tables.masked else "compared"][1]
-
-
-def choose_image_tile(device: Device, shape: ConvShape, tables: Tables) -> Tile:
-    """The one of them that should be fastest."""
+def image_tiles(device: Device, shape: ConvShape, tables: Tables) -> list[Tile]:
+    """All that a tuner should try, of which the first should be fastest."""
+    tiles = SOURCES["masked" if tables.masked else "compared"][1]
     columns, processors = shape.n * tables.most_cells, device.properties.processors
-    return choose_tile(image_tiles(tables), tables.rows, columns, shape.group, processors)
+    rule = choose_tile(tiles, tables.rows, columns, shape.group, processors)
+    return list(dict.fromkeys((rule, *tiles)))
 
 
-def _images(
+def _turn_filters(
+    device: Device, shape: ConvShape, w: Memory, turned: Memory, tables: Tables, classes: Table
+) -> Run:
+    places = Table.of(device, tables.places, "convolution places")
+    sizes = (tables.rows, tables.row_step, shape.weight_count // shape.group)
+    squares = pieces(tables.rows, SQUARE) * pieces(int(tables.classes["padded_terms"].max()), SQUARE)
+    grid = (max(1, min(squares, MOST_TURNING)), shape.group, len(tables.classes))
+    arguments: list[Argument] = [classes.memory, places.memory, *map(np.int32, sizes), w, turned]
+    return Launch.of(device, TURN_FILTERS, grid, arguments, classes, places)
+
+
+def _convolve(
     device: Device,
     shape: ConvShape,
+    work: Images,
     tables: Tables,
-    on_device: tuple[Table, Table],
-    source: Side,
-    turned: Memory,
-    target: Side,
-    after: tuple[Memory | None, float],
-    tile: Tile | None,
+    tile: Tile,
+    classes: Table,
+    filters: Memory,
 ) -> Run:
-    """The launch of `convolve` once the filters are turned."""
-    columns = shape.n * tables.most_cells
-    planes = shape.is_pointwise and source.in_packs
+    """The launch of `convolve` once the filters lie as it reads them."""
+    planes = shape.is_pointwise and in_packs(work.source, tables.source)
     kind = "planes" if planes else "masked" if tables.masked else "compared"
-    tile = tile or choose_image_tile(device, shape, tables)
-    packed = target.in_packs and tables.target_step == (1, 1)
-    classes, terms = on_device
-    arguments: list[Argument] = [np.int32(shape.n), classes.memory, terms.memory, turned]
-    arguments += [source.memory, *map(np.int32, (*source.sizes, *tables.step))]
-    arguments += [target.memory, *map(np.int32, (*target.sizes, *tables.target_step))]
-    arguments += [after[0], np.float32(after[1]), np.bool_(packed)]
-    grid = (tile.blocks(tables.rows, columns), shape.group, len(tables.classes))
-    return Launch.of(device, CONVOLVE[kind, tile], grid, arguments, *on_device)
+    packed = in_packs(work.target, tables.target) and tables.target_step == (1, 1)
+    terms = Table.of(device, tables.terms, "convolution terms")
+    arguments: list[Argument] = [np.int32(shape.n), classes.memory, terms.memory, filters]
+    arguments += [work.source, *map(np.int32, (*tables.source, *tables.step))]
+    arguments += [work.target, *map(np.int32, (*tables.target, *tables.target_step))]
+    arguments += [work.bias, np.float32(work.slope), np.bool_(packed)]
+    blocks = tile.blocks(tables.rows, shape.n * tables.most_cells)
+    grid = (blocks, shape.group, len(tables.classes))
+    return Launch.of(device, CONVOLVE[kind, tile], grid, arguments, classes, terms)
 
 
-def forward(
-    device: Device,
-    shape: ConvShape,
-    x: Memory,
-    w: Memory,
-    y: Memory,
-    bias: Memory | None = None,
-    slope: float = 1.0,
-    workspace: Memory | None = None,
-    tile: Tile | None = None,
-) -> Run:
-    """Binds y = relu(w * x + bias)."""
-    source, target = Side(x, (shape.c, shape.h, shape.w)), Side(y, (shape.k, shape.p, shape.q))
-    return _bind(device, shape, forward_tables(shape), source, w, target, (bias, slope), workspace, tile)
-
-
-def backward_data(
-    device: Device,
-    shape: ConvShape,
-    dy: Memory,
-    w: Memory,
-    dx: Memory,
-    bias: Memory | None = None,
-    slope: float = 1.0,
-    workspace: Memory | None = None,
-    tile: Tile | None = None,
-) -> Run:
-    """Binds dx = relu(w turned * dy + bias)."""
-    source, target = Side(dy, (shape.k, shape.p, shape.q)), Side(dx, (shape.c, shape.h, shape.w))
-    return _bind(
-        device, shape, backward_data_tables(shape), source, w, target, (bias, slope), workspace, tile
-    )
-
-
-def forward_floats(device: Device, shape: ConvShape) -> int:
-    """Room for the filters as the kernel reads them."""
-    return forward_tables(shape).weights
-
-
-def backward_data_floats(device: Device, shape: ConvShape) -> int:
-    """Room for the filters as the kernel reads them."""
-    return backward_data_tables(shape).weights
+def in_packs(images: Memory, sizes: Sizes) -> bool:
+    """Whether every channel begins at a multiple of 16 bytes and is a multiple of them."""
+    return sizes[1] * sizes[2] % PACKS[0] == 0 and pack_of(images) == PACKS[0]
 
 
 # ---- backward to the filters ----
@@ -233,10 +174,10 @@ class Split:
     def of(cls, tile: Tile, shape: ConvShape, blocks: int) -> Split:
         """So many parts that there are about `blocks` blocks, but each of them with enough to do."""
         cells = shape.n * shape.p * shape.q
-        wanted = _up(blocks, tile.blocks(shape.group_k, shape.group_c * shape.taps) * shape.group)
+        wanted = pieces(blocks, tile.blocks(shape.group_k, shape.group_c * shape.taps) * shape.group)
         most = min(cells // LEAST_TERMS, MOST_PARTIALS // shape.weight_count)
-        each = _up(_up(cells, max(1, min(wanted, most))), tile.k) * tile.k
-        return cls(tile, _up(cells, each), each)
+        each = pieces(pieces(cells, max(1, min(wanted, most))), tile.k) * tile.k
+        return cls(tile, pieces(cells, each), each)
 
     def floats(self, shape: ConvShape) -> int:
         """Room for the sums of each part, where there are several."""
@@ -244,58 +185,49 @@ class Split:
 
 
 def splits(device: Device, shape: ConvShape) -> list[Split]:
-    """All that a tuner should try."""
-    blocks = [count * device.properties.processors for count in PARTS_PER_PROCESSOR]
-    return [Split.of(tile, shape, count) for tile in WEIGHT_TILES for count in blocks]
-
-
-def choose_split(device: Device, shape: ConvShape) -> Split:
-    """The tile with the least to do, where the cells can be shared out as finely as is needed."""
+    """All that a tuner should try, of which the first should be fastest: the tile with the least to do, where
+    the cells can be shared out as finely as is needed."""
     tile = choose_tile(WEIGHT_TILES, shape.group_k, shape.group_c * shape.taps, 1, 0)
-    return Split.of(tile, shape, PARTS_PER_PROCESSOR[-1] * device.properties.processors)
+    blocks = [count * device.properties.processors for count in PARTS_PER_PROCESSOR]
+    others = (Split.of(tile, shape, count) for tile in WEIGHT_TILES for count in blocks)
+    return list(dict.fromkeys((Split.of(tile, shape, blocks[-1]), *others)))
 
 
-def backward_weights(
-    device: Device,
-    shape: ConvShape,
-    x: Memory,
-    dy: Memory,
-    dw: Memory,
-    workspace: Memory | None = None,
-    split: Split | None = None,
-) -> Run:
-    """Binds dw += dy * x."""
-    split = split or choose_split(device, shape)
+def bind_filters(device: Device, shape: ConvShape, work: Filters, split: Split) -> Run:
+    """Binds `correlate`."""
     grid = (split.tile.blocks(shape.group_k, shape.group_c * shape.taps), shape.group, split.parts)
     plane, step = shape.p * shape.q, split.tile.k
     window = (*shape.stride, *shape.pad, *shape.dilation)
     steps = (step // plane, step % plane // shape.q, step % shape.q)
     arguments: list[Argument] = [np.int32(shape.n), np.uint32(split.cells_each)]
-    arguments += [x, *map(np.int32, (shape.c, shape.h, shape.w))]
-    arguments += [dy, *map(np.int32, (shape.k, shape.p, shape.q, shape.r, shape.s, *window, *steps))]
-    arguments += [dw, workspace if split.parts > 1 else None]
-    products = Launch.of(device, CORRELATE[split.tile], grid, arguments)
-    if split.parts == 1:
+    arguments += [work.x, *map(np.int32, shape.x_sizes)]
+    arguments += [work.dy, *map(np.int32, (*shape.y_sizes, shape.r, shape.s, *window, *steps))]
+    sums = workspace_of(work, split.floats(shape)) if split.parts > 1 else None
+    products = Launch.of(device, CORRELATE[split.tile], grid, [*arguments, work.dw, sums])
+    if sums is None:
         return products
-    assert workspace is not None
-    return one_after_another(products, add_partials(device, shape.weight_count, split.parts, workspace, dw))
+    return in_order(products, add_partials(device, shape.weight_count, split.parts, sums, work.dw))
 
 
-def backward_weights_floats(device: Device, shape: ConvShape) -> int:
-    """Room for partial sums, with the split that is chosen unless one is given."""
-    return choose_split(device, shape).floats(shape)
-
-
-def _up(a: int, b: int) -> int:
-    return -(-a // b)
-
-
-KERNELS = ConvKernels(
-    "simt",
-    forward,
-    backward_data,
-    backward_weights,
-    forward_floats,
-    backward_data_floats,
-    backward_weights_floats,
-)
+def candidates(direction: str, device: Device, shape: ConvShape) -> list[Candidate]:
+    """What can run a direction; a rule expects the first to be fastest."""
+    if direction == "backward_weights":
+        return [
+            Candidate(
+                "simt",
+                f"simt {split.tile.m}x{split.tile.n} in {split.parts}",
+                partial(bind_filters, split=split),
+                split.floats(shape),
+            )
+            for split in splits(device, shape)
+        ]
+    tables = TABLES[direction](shape)
+    return [
+        Candidate(
+            "simt",
+            f"simt {tile.m}x{tile.n}",
+            partial(bind_images, tables=tables, tile=tile),
+            tables.weights,
+        )
+        for tile in image_tiles(device, shape, tables)
+    ]

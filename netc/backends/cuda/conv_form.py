@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from netc.backends.cuda.channel_sum import Relu, channel_sum_floats, sum_channels
-from netc.backends.cuda.conv_choice import Candidate, ConvChoice
+from netc.backends.cuda.conv_choice import ConvChoice
 from netc.backends.cuda.conv_shape import ConvShape
+from netc.backends.cuda.conv_work import NO_RELU, Candidate, Filters, Images
 from netc.backends.cuda.device import Device
-from netc.backends.cuda.device_form import DeviceForm, fits, in_order
-from netc.backends.cuda.fill import fill
+from netc.backends.cuda.device_form import DeviceForm, fits
+from netc.backends.cuda.launch import in_order
 from netc.backends.cuda.memory import Memory
 from netc.backends.form import Form, Maker, Mode, Run
 from netc.graph import Node
@@ -17,8 +19,6 @@ from netc.layer import Buffers, Scratch
 from netc.layer.base import count
 from netc.layer.conv import SlidingFilters
 from netc.layer.window import Window
-
-NO_RELU = 1.0  # the slope of a ReLU that changes nothing
 
 
 class Convolution(DeviceForm):
@@ -71,14 +71,14 @@ class Convolution(DeviceForm):
         return self.kernels.backward_data
 
     def _backward_weights(self, x: Memory, dy: Memory, dw: Memory, room: Memory | None) -> Run:
-        return self.kernels.backward_weights.bind(self.device, self.shape, x, dy, dw, room)
+        return self.kernels.backward_weights.bind(self.device, self.shape, Filters(x, dy, dw, room))
 
     # ---- both ----
     def _forward(self, x: Memory, w: Memory, y: Memory, bias: Memory | None, room: Memory | None) -> Run:
-        return self._forward_kernel.bind(self.device, self.shape, x, w, y, bias, self.slope, room)
+        return self._forward_kernel.bind(self.device, self.shape, Images(x, w, y, bias, self.slope, room))
 
     def _backward_data(self, dy: Memory, w: Memory, dx: Memory, room: Memory | None) -> Run:
-        return self._backward_data_kernel.bind(self.device, self.shape, dy, w, dx, workspace=room)
+        return self._backward_data_kernel.bind(self.device, self.shape, Images(dy, w, dx, workspace=room))
 
     def _sum_floats(self) -> int:
         return channel_sum_floats(self.device, *self._top_sizes())
@@ -87,18 +87,20 @@ class Convolution(DeviceForm):
         w, room = self.memory(b.params[0]), self.memory_if(b.workspace.get("floats"))
         bias = self.memory(b.params[1]) if self.has_bias else None
         return in_order(
-            self._forward(self.memory(x), w, self.memory(y), bias, room)
-            for x, y in zip(b.bottoms, b.tops, strict=True)
+            *(
+                self._forward(self.memory(x), w, self.memory(y), bias, room)
+                for x, y in zip(b.bottoms, b.tops, strict=True)
+            )
         )
 
     def backward(self, b: Buffers) -> Run | None:
-        return in_order(self._backward(b, i) for i in range(len(b.bottoms)))
+        return in_order(*(self._backward(b, i) for i in range(len(b.bottoms))))
 
     def _backward(self, b: Buffers, i: int) -> Run | None:
         """Everything that comes from one top."""
         dx, dy = self.memory_if(b.bottom_grads[i]), self.memory_if(b.top_grads[i])
         if dy is None:
-            return (lambda: fill(self.device, dx, 0)) if dx else None
+            return partial(self.device.fill, dx) if dx else None
         room, dw = self.memory_if(b.workspace.get("floats")), self.memory_if(b.param_grads[0])
         dbias = self.memory_if(b.param_grads[1]) if self.has_bias else None
         relu = None
@@ -113,7 +115,7 @@ class Convolution(DeviceForm):
             runs.append(self._backward_weights(self.memory(b.bottoms[i]), dy, dw, room))
         if dx:
             runs.append(self._backward_data(dy, self.memory(b.params[0]), dx, room))
-        return in_order(runs)
+        return in_order(*runs)
 
     def flops(self) -> int:
         return self.shape.flops * len(self.outputs)
@@ -134,7 +136,7 @@ class Deconvolution(Convolution):
         return self.kernels.forward
 
     def _backward_weights(self, x: Memory, dy: Memory, dw: Memory, room: Memory | None) -> Run:
-        return self.kernels.backward_weights.bind(self.device, self.shape, dy, x, dw, room)
+        return self.kernels.backward_weights.bind(self.device, self.shape, Filters(dy, x, dw, room))
 
 
 def _room(**floats: int) -> dict[str, Scratch]:

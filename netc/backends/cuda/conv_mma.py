@@ -8,23 +8,23 @@ from functools import partial
 import numpy as np
 
 from netc.backends.cuda.channel_sum import add_partials
-from netc.backends.cuda.conv_shape import ConvKernels, ConvShape
+from netc.backends.cuda.conv_shape import MOST_BLOCKS, ConvShape, pieces
+from netc.backends.cuda.conv_work import Candidate, Filters, Images, workspace_of
 from netc.backends.cuda.device import Argument, Device
 from netc.backends.cuda.division import divisor
-from netc.backends.cuda.elementwise import THREADS, blocks_for
+from netc.backends.cuda.elementwise import FLOAT_BYTES, THREADS, blocks_for
 from netc.backends.cuda.kernel import Variant
-from netc.backends.cuda.launch import Launch, one_after_another
-from netc.backends.cuda.memory import Memory
+from netc.backends.cuda.launch import Launch, in_order
 from netc.backends.form import Run
 from netc.errors import NetcError
 
 WARP = 32
-FLOAT_BYTES = 4
 ROW_BYTES = 64  # of one packed row of filters
 TABLE_ROWS = 2048  # the most channels times taps of layers whose steps are made of both
 TABLE_BYTES = TABLE_ROWS * 8
 WGMMA_ALIGNMENT = 512  # bytes
 MOST_SHARE_BYTES = 256 << 20  # of the sums that backward-weights leaves for its second stage
+WEIGHT_BLOCKS = (1, 2, 4)  # for half a processor: how finely the filters' sums may be split
 LEAST_STEPS = 8  # of a share: fewer do not pay for its second stage
 NUMBERS = {"tf32": "float", "bf16": "bf16", "fp16": "fp16"}  # what filters are packed as
 
@@ -57,6 +57,9 @@ class Tile:
     def step(self) -> int:
         """Numbers of a packed row, and cells of a step of the filters' gradient."""
         return 32 if self.is_narrow else 16
+
+    def blocks(self, rows: int, columns: int) -> int:
+        return pieces(rows, self.m) * pieces(columns, self.n)
 
     def shared_bytes(self, table: bool) -> int:
         """Dynamic shared memory of conv_tf32, conv_narrow or conv_wgmma."""
@@ -154,7 +157,7 @@ class Packing:
 
     @property
     def chunks(self) -> int:
-        return -(-self.channels // self.step)
+        return pieces(self.channels, self.step)
 
     @property
     def count(self) -> int:
@@ -182,6 +185,41 @@ def backward_packing(math: str, shape: ConvShape) -> Packing:
     return Packing(math, shape.group, shape.group_c, shape.group_k, taps, taps, depth)
 
 
+@dataclass(frozen=True)
+class Plan:
+    """How a direction that makes images is computed.
+
+    columns: cells of the images, or of the first phase of them where there are several; others: the products
+    of so many groups and phases; sizes: images, then channels of a group, height and width of either side.
+    """
+
+    packing: Packing
+    columns: int
+    others: int
+    sizes: tuple[int, ...]
+    backward: bool
+
+    @classmethod
+    def of(cls, direction: str, math: str, shape: ConvShape) -> Plan:
+        x, y = (shape.group_c, shape.h, shape.w), (shape.group_k, shape.p, shape.q)
+        if direction == "forward":
+            columns = shape.n * shape.p * shape.q
+            return cls(forward_packing(math, shape), columns, shape.group, (shape.n, *x, *y), False)
+        # The cells of x that meet the first kernel position of a backward pass with a stride.
+        columns = shape.n * pieces(shape.h, shape.stride[0]) * pieces(shape.w, shape.stride[1])
+        others = shape.group * shape.stride[0] * shape.stride[1]
+        return cls(backward_packing(math, shape), columns, others, (shape.n, *y, *x), True)
+
+    def tiles(self, device: Device) -> list[Tile]:
+        """All that a tuner should try, of which the first should be fastest."""
+        math, rows, processors = self.packing.math, self.packing.rows, device.properties.processors
+        rule = choose_tile(math, rows, self.columns, self.others, processors)
+        return list(dict.fromkeys((rule, *tiles(math))))
+
+    def grid(self, tile: Tile) -> tuple[int, int, int]:
+        return tile.blocks(self.packing.rows, self.columns), 1, self.others
+
+
 def tiles(math: str) -> list[Tile]:
     """All of a math mode that a tuner should try. Raises NetcError where there are none."""
     found = [tile for tile in TILES if tile.math == math]
@@ -199,185 +237,86 @@ def choose_tile(math: str, rows: int, columns: int, others: int, processors: int
     found = tiles(math)
 
     def area(tile: Tile) -> int:
-        return _up(rows, tile.m) * tile.m * _up(columns, tile.n) * tile.n
+        return tile.blocks(rows, columns) * tile.m * tile.n
 
     least = area(found[-1])
     for tile in found:
-        if _up(rows, tile.m) * _up(columns, tile.n) * others >= processors and area(tile) <= 1.4 * least:
+        if tile.blocks(rows, columns) * others >= processors and area(tile) <= 1.4 * least:
             return tile
     return found[-1]
 
 
 def choose_shares(shape: ConvShape, tile: Tile, processors: int) -> int:
     """Into how many shares the cells are split: enough blocks for two on each processor, as memory allows."""
-    columns = shape.group_c * shape.taps
-    blocks = _up(shape.group_k, tile.m) * _up(columns, tile.n) * shape.group
-    steps = _up(shape.n * shape.p * shape.q, tile.step)
-    wanted = min(_up(2 * processors, blocks), steps // LEAST_STEPS)
+    blocks = tile.blocks(shape.group_k, shape.group_c * shape.taps) * shape.group
+    steps = pieces(shape.n * shape.p * shape.q, tile.step)
+    wanted = min(pieces(2 * processors, blocks), steps // LEAST_STEPS)
     room = MOST_SHARE_BYTES // (shape.weight_count * FLOAT_BYTES)
-    return max(1, min(wanted, room, 65535))
+    return max(1, min(wanted, room, MOST_BLOCKS))
 
 
-def forward_tile(math: str, device: Device, shape: ConvShape) -> Tile:
-    """The tile that should be fastest."""
-    columns = shape.n * shape.p * shape.q
-    return choose_tile(math, shape.group_k, columns, shape.group, device.properties.processors)
+def splits(math: str, device: Device, shape: ConvShape) -> list[tuple[Tile, int]]:
+    """Tiles for the filters' gradient and shares of its cells: all that a tuner should try, of which the
+    first should be fastest. Shares make up for few tiles, so only padding speaks against a large one."""
+    processors = device.properties.processors
+    others = shape.group * max(1, pieces(shape.n * shape.p * shape.q, 32) // LEAST_STEPS)
+    rule = choose_tile(math, shape.group_k, shape.group_c * shape.taps, others, processors)
+    more = (
+        (tile, choose_shares(shape, tile, pieces(blocks * processors, 2)))
+        for tile in tiles(math)
+        for blocks in WEIGHT_BLOCKS
+    )
+    return list(dict.fromkeys(((rule, choose_shares(shape, rule, processors)), *more)))
 
 
-def backward_data_tile(math: str, device: Device, shape: ConvShape) -> Tile:
-    """The tile that should be fastest."""
-    others = shape.group * shape.stride[0] * shape.stride[1]
-    return choose_tile(math, shape.group_c, _phase_columns(shape), others, device.properties.processors)
-
-
-def _phase_columns(shape: ConvShape) -> int:
-    """The cells of x that meet the first kernel position of a backward pass with a stride."""
-    return shape.n * _up(shape.h, shape.stride[0]) * _up(shape.w, shape.stride[1])
-
-
-def forward(
-    math: str,
-    device: Device,
-    shape: ConvShape,
-    x: Memory,
-    w: Memory,
-    y: Memory,
-    bias: Memory | None = None,
-    slope: float = 1.0,
-    workspace: Memory | None = None,
-    tile: Tile | None = None,
-) -> Run:
-    """Binds y = relu(w * x + bias); the workspace takes the packed filters."""
-    packing = forward_packing(math, shape)
-    columns = shape.n * shape.p * shape.q
-    tile = tile or forward_tile(math, device, shape)
-    sizes = (shape.n, shape.group_c, shape.h, shape.w, shape.group_k, shape.p, shape.q)
-    grid = (_up(packing.rows, tile.m) * _up(columns, tile.n), 1, shape.group)
-    return _data(device, shape, packing, tile, sizes, grid, False, x, w, y, bias, slope, workspace)
-
-
-def backward_data(
-    math: str,
-    device: Device,
-    shape: ConvShape,
-    dy: Memory,
-    w: Memory,
-    dx: Memory,
-    bias: Memory | None = None,
-    slope: float = 1.0,
-    workspace: Memory | None = None,
-    tile: Tile | None = None,
-) -> Run:
-    """Binds dx = relu(w turned * dy + bias); the workspace takes the packed filters."""
-    packing = backward_packing(math, shape)
-    columns, others = _phase_columns(shape), shape.group * shape.stride[0] * shape.stride[1]
-    tile = tile or backward_data_tile(math, device, shape)
-    sizes = (shape.n, shape.group_k, shape.p, shape.q, shape.group_c, shape.h, shape.w)
-    grid = (_up(packing.rows, tile.m) * _up(columns, tile.n), 1, others)
-    return _data(device, shape, packing, tile, sizes, grid, True, dy, w, dx, bias, slope, workspace)
-
-
-def _data(
-    device: Device,
-    shape: ConvShape,
-    packing: Packing,
-    tile: Tile,
-    sizes: tuple[int, ...],
-    grid: tuple[int, int, int],
-    backward: bool,
-    source: Memory,
-    w: Memory,
-    target: Memory,
-    bias: Memory | None,
-    slope: float,
-    workspace: Memory | None,
-) -> Run:
-    packed = _room(workspace, packing.floats)
+def bind_images(device: Device, shape: ConvShape, work: Images, plan: Plan, tile: Tile) -> Run:
+    """Binds the packing of the filters, and the convolution with them."""
+    packing = plan.packing
+    packed = workspace_of(work, packing.floats)
     numbers = (packing.channels, packing.taps, packing.row_stride, packing.channel_stride)
     pack_arguments: list[Argument] = [np.int64(packing.count), np.int32(packing.rows)]
-    pack_arguments += [*map(np.int32, numbers), w, packed]
+    pack_arguments += [*map(np.int32, numbers), work.w, packed]
     pack = Launch.of(device, PACK[packing.math], (blocks_for(device, packing.count, 1),), pack_arguments)
     window = (shape.r, shape.s, *shape.stride, *shape.pad, *shape.dilation, shape.group)
-    arguments: list[Argument] = [*map(np.int32, (*sizes, *window)), np.bool_(backward)]
-    arguments += [source, packed, bias, np.float32(slope), target]
-    return one_after_another(pack, Launch.of(device, DATA[tile, packing.table], grid, arguments))
+    arguments: list[Argument] = [*map(np.int32, (*plan.sizes, *window)), np.bool_(plan.backward)]
+    arguments += [work.source, packed, work.bias, np.float32(work.slope), work.target]
+    return in_order(pack, Launch.of(device, DATA[tile, packing.table], plan.grid(tile), arguments))
 
 
-def backward_weights(
-    math: str,
-    device: Device,
-    shape: ConvShape,
-    x: Memory,
-    dy: Memory,
-    dw: Memory,
-    workspace: Memory | None = None,
-    tile: Tile | None = None,
-    shares: int | None = None,
-) -> Run:
+def bind_filters(device: Device, shape: ConvShape, work: Filters, tile: Tile, shares: int) -> Run:
     """Binds dw += dy * x; the workspace takes the sums of the shares."""
-    tile = tile or weights_tile(math, device, shape)
-    shares = shares or choose_shares(shape, tile, device.properties.processors)
-    share = _up(_up(shape.n * shape.p * shape.q, tile.step), shares)
-    sums = dw if shares == 1 else _room(workspace, shares * shape.weight_count)
-    columns = shape.group_c * shape.taps
-    grid = (_up(shape.group_k, tile.m) * _up(columns, tile.n), shares, shape.group)
-    sizes = (shape.c, shape.h, shape.w, shape.k, shape.r, shape.s, shape.p, shape.q)
+    cells = shape.n * shape.p * shape.q
+    share = pieces(pieces(cells, tile.step), shares)
+    sums = work.dw if shares == 1 else workspace_of(work, shares * shape.weight_count)
+    grid = (tile.blocks(shape.group_k, shape.group_c * shape.taps), shares, shape.group)
+    sizes = (*shape.x_sizes, shape.k, shape.r, shape.s, shape.p, shape.q)
     window = (*shape.stride, *shape.pad, *shape.dilation, shape.group)
-    arguments: list[Argument] = [np.int64(shape.n * shape.p * shape.q), *map(np.int32, (*sizes, *window))]
-    arguments += [*divisor(shape.p * shape.q), *divisor(shape.q), np.int32(share), x, dy, sums]
+    arguments: list[Argument] = [np.int64(cells), *map(np.int32, (*sizes, *window))]
+    arguments += [*divisor(shape.p * shape.q), *divisor(shape.q), np.int32(share), work.x, work.dy, sums]
     products = Launch.of(device, WEIGHTS[tile], grid, arguments)
     if shares == 1:
         return products
-    return one_after_another(products, add_partials(device, shape.weight_count, shares, sums, dw))
+    return in_order(products, add_partials(device, shape.weight_count, shares, sums, work.dw))
 
 
-def forward_floats(math: str, device: Device, shape: ConvShape) -> int:
-    return forward_packing(math, shape).floats
+def images_candidate(plan: Plan, tile: Tile) -> Candidate:
+    """One direction to images with a tile, which may be one of `WGMMA_TILES`."""
+    family = f"{'wgmma' if tile.wgmma else 'mma'} {tile.math}"
+    bind = partial(bind_images, plan=plan, tile=tile)
+    return Candidate(family, f"{family} {tile.m}x{tile.n}", bind, plan.packing.floats)
 
 
-def backward_data_floats(math: str, device: Device, shape: ConvShape) -> int:
-    return backward_packing(math, shape).floats
+def filters_candidate(shape: ConvShape, tile: Tile, shares: int) -> Candidate:
+    """The direction to the filters with a tile and so many shares."""
+    family = f"mma {tile.math}"
+    bind = partial(bind_filters, tile=tile, shares=shares)
+    floats = 0 if shares == 1 else shares * shape.weight_count
+    return Candidate(family, f"{family} {tile.m}x{tile.n} in {shares}", bind, floats)
 
 
-def backward_weights_floats(math: str, device: Device, shape: ConvShape) -> int:
-    shares = choose_shares(shape, weights_tile(math, device, shape), device.properties.processors)
-    return 0 if shares == 1 else shares * shape.weight_count
-
-
-def weights_tile(math: str, device: Device, shape: ConvShape) -> Tile:
-    """Shares make up for few tiles, so only padding speaks against a large one."""
-    others = shape.group * max(1, _up(shape.n * shape.p * shape.q, 32) // LEAST_STEPS)
-    columns = shape.group_c * shape.taps
-    return choose_tile(math, shape.group_k, columns, others, device.properties.processors)
-
-
-def _room(workspace: Memory | None, floats: int) -> Memory:
-    """The workspace. Raises NetcError where it is too small."""
-    if workspace is None or workspace.nbytes < floats * FLOAT_BYTES:
-        raise NetcError(
-            "a convolution was given too little workspace",
-            expected=f"{floats * FLOAT_BYTES:,} bytes",
-            found=f"{workspace.nbytes if workspace else 0:,} bytes",
-        )
-    return workspace
-
-
-def _up(a: int, b: int) -> int:
-    return -(-a // b)
-
-
-def _kernels(math: str, name: str, tile: Tile | None = None) -> ConvKernels:
-    """Of one math mode; `tile`: the one for images, in place of the choice by their sizes."""
-    return ConvKernels(
-        f"{name} {math}",
-        partial(forward, math, tile=tile),
-        partial(backward_data, math, tile=tile),
-        partial(backward_weights, math),
-        partial(forward_floats, math),
-        partial(backward_data_floats, math),
-        partial(backward_weights_floats, math),
-    )
-
-
-KERNELS = {math: _kernels(math, "mma") for math in NUMBERS}
-WGMMA_KERNELS = {tile.math: _kernels(tile.math, "wgmma", tile) for tile in WGMMA_TILES}
+def candidates(direction: str, device: Device, shape: ConvShape, math: str) -> list[Candidate]:
+    """What can run a direction; a rule expects the first to be fastest."""
+    if direction == "backward_weights":
+        return [filters_candidate(shape, *split) for split in splits(math, device, shape)]
+    plan = Plan.of(direction, math, shape)
+    return [images_candidate(plan, tile) for tile in plan.tiles(device)]

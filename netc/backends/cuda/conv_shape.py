@@ -1,17 +1,14 @@
-"""What a convolution on the device is: its sizes, and what a family of kernels offers for it."""
+"""What a convolution on the device is: its sizes, and whether kernels can count them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
-from netc.backends.cuda.device import Device
-from netc.backends.cuda.memory import Memory
-from netc.backends.form import Run
 from netc.layer.base import Shape
 from netc.layer.window import Window
 
 Pair = tuple[int, int]  # (along H, along W)
+Sizes = tuple[int, int, int]  # channels, height and width of an image
 
 MOST_CELLS = 2**31 - 1024
 MOST_WEIGHTS = 1 << 27  # padded they may become 16 times as many
@@ -48,6 +45,14 @@ class ConvShape:
         (n, c, h, w), (_, k, p, q), (r, s) = x, y, window.kernel
         stride, pad, dilation = ((at[0], at[1]) for at in (window.stride, window.pad, window.dilation))
         return cls(n, c, h, w, k, r, s, p, q, stride, pad, dilation, group)
+
+    @property
+    def x_sizes(self) -> Sizes:
+        return self.c, self.h, self.w
+
+    @property
+    def y_sizes(self) -> Sizes:
+        return self.k, self.p, self.q
 
     @property
     def group_c(self) -> int:
@@ -107,66 +112,6 @@ class ConvShape:
         )
 
 
-class Forward(Protocol):
-    """Binds y = relu(w * x + bias). slope: the ReLU's negative slope, 1 for none; bias may be None."""
-
-    def __call__(
-        self,
-        device: Device,
-        shape: ConvShape,
-        x: Memory,
-        w: Memory,
-        y: Memory,
-        bias: Memory | None = None,
-        slope: float = 1.0,
-        workspace: Memory | None = None,
-    ) -> Run: ...
-
-
-class BackwardData(Protocol):
-    """Binds dx = relu(w turned * dy + bias); a deconvolution's forward has a bias and perhaps a ReLU."""
-
-    def __call__(
-        self,
-        device: Device,
-        shape: ConvShape,
-        dy: Memory,
-        w: Memory,
-        dx: Memory,
-        bias: Memory | None = None,
-        slope: float = 1.0,
-        workspace: Memory | None = None,
-    ) -> Run: ...
-
-
-class BackwardWeights(Protocol):
-    """Binds dw += dy * x, in the same order of additions every time."""
-
-    def __call__(
-        self,
-        device: Device,
-        shape: ConvShape,
-        x: Memory,
-        dy: Memory,
-        dw: Memory,
-        workspace: Memory | None = None,
-    ) -> Run: ...
-
-
-class WorkspaceFloats(Protocol):
-    """How many floats of workspace a direction needs; 0 for none (then it is given None)."""
-
-    def __call__(self, device: Device, shape: ConvShape) -> int: ...
-
-
-@dataclass(frozen=True)
-class ConvKernels:
-    """One family's convolution. Each function decides all when it is called, and returns what to run."""
-
-    variant: str
-    forward: Forward
-    backward_data: BackwardData
-    backward_weights: BackwardWeights
-    forward_floats: WorkspaceFloats
-    backward_data_floats: WorkspaceFloats
-    backward_weights_floats: WorkspaceFloats
+def pieces(count: int, each: int) -> int:
+    """How many pieces of one size it takes for so many."""
+    return -(-count // each)

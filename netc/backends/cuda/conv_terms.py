@@ -15,7 +15,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from netc.backends.cuda.conv_shape import ConvShape, Pair
+from netc.backends.cuda.conv_shape import ConvShape, Pair, Sizes
 
 # Term and CellClass of kernels/conv.cu.
 TERM = np.dtype([("offset", "i4"), ("bits", "u4"), ("row", "i4"), ("column", "i4")])
@@ -73,8 +73,8 @@ class Product:
 class Tables:
     """classes, terms: as the kernel reads them; places: where the weight of each term lies among a group's
     filters, for the first row; rows: of the product, in a group; row_step: weights from one to the next;
-    weights: of all classes as the kernel reads them; step: source cells between neighbouring cells of a
-    class; target_step: cells of the target between them."""
+    weights: of all classes as the kernel reads them; source, target: the sizes of their images; step: source
+    cells between neighbouring cells of a class; target_step: cells of the target between them."""
 
     classes: np.ndarray
     terms: np.ndarray
@@ -82,6 +82,8 @@ class Tables:
     rows: int
     row_step: int
     weights: int
+    source: Sizes
+    target: Sizes
     step: Pair
     target_step: Pair
 
@@ -107,7 +109,7 @@ def forward_tables(shape: ConvShape) -> Tables:
         )
     )
     product_of = Product(shape.group, shape.group_k, shape.group_c * shape.taps, shape.taps, shape.s)
-    return _tables(down, across, (shape.group_c, shape.h, shape.w), product_of, shape.stride, (1, 1))
+    return _tables(down, across, product_of, shape.x_sizes, shape.y_sizes, shape.stride, (1, 1))
 
 
 @lru_cache(64)
@@ -120,7 +122,7 @@ def backward_data_tables(shape: ConvShape) -> Tables:
         )
     )
     product_of = Product(shape.group, shape.group_c, shape.taps, shape.group_c * shape.taps, shape.s)
-    return _tables(down, across, (shape.group_k, shape.p, shape.q), product_of, (1, 1), shape.stride)
+    return _tables(down, across, product_of, shape.y_sizes, shape.x_sizes, (1, 1), shape.stride)
 
 
 def _backward_axis(first: int, size: int, kernel: int, stride: int, pad: int, dilation: int) -> Axis:
@@ -135,12 +137,14 @@ def _backward_axis(first: int, size: int, kernel: int, stride: int, pad: int, di
 def _tables(
     down: list[Axis],
     across: list[Axis],
-    image: tuple[int, int, int],
     of: Product,
+    source: Sizes,
+    target: Sizes,
     step: Pair,
     target_step: Pair,
 ) -> Tables:
-    """One class for each pair of axes; `image`: channels of a group, height and width of the source."""
+    """One class for each pair of axes."""
+    image = (source[0] // of.groups, *source[1:])  # what a group reads
     parts, places, classes, first_term, first_weight = [], [], [], 0, 0
     for y, x in itertools.product(down, across):
         terms, weights = _terms(y, x, image, of)
@@ -153,12 +157,10 @@ def _tables(
         first_term += len(terms)
         first_weight += len(terms) * -(-of.rows // ROW_MULTIPLE) * ROW_MULTIPLE * of.groups
     as_arrays = (np.array(classes, CELL_CLASS), np.concatenate(parts), np.concatenate(places))
-    return Tables(*as_arrays, of.rows, of.row_step, first_weight, step, target_step)
+    return Tables(*as_arrays, of.rows, of.row_step, first_weight, source, target, step, target_step)
 
 
-def _terms(
-    down: Axis, across: Axis, image: tuple[int, int, int], of: Product
-) -> tuple[np.ndarray, np.ndarray]:
+def _terms(down: Axis, across: Axis, image: Sizes, of: Product) -> tuple[np.ndarray, np.ndarray]:
     """One term, and the place of its weight, for each channel and kernel position of a class."""
     channels, height, width = image
     count = channels * len(down.taps) * len(across.taps)

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from functools import partial
 
 from netc.backends.cuda.device import Device
-from netc.backends.cuda.device_form import DeviceForm, fits, in_order
+from netc.backends.cuda.device_form import DeviceForm, fits
+from netc.backends.cuda.launch import in_order
 from netc.backends.cuda.permute import AXES, Axis, contiguous, copy_strided, part_from
 from netc.backends.form import Form, Maker, Mode, Run
 from netc.graph import Node
@@ -38,7 +39,7 @@ class Crop(DeviceForm):
             back = [Axis(axis.size, axis.y, axis.x) for axis in self.axes]
             dx = part_from(self.memory(b.bottom_grads[0]), self.start)
             runs.append(copy_strided(self.device, back, self.memory(b.top_grads[0]), dx))
-        return in_order(runs)
+        return in_order(*runs)
 
 
 def make_crop(nodes: Sequence[Node], mode: Mode, device: Device) -> Form | None:

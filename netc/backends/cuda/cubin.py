@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from netc.backends.cuda.cache_folder import cache_folder
+from netc.backends.cache_folder import cache_folder
 from netc.backends.cuda.elf import FUNCTION, LOCAL, Elf
 from netc.backends.cuda.kernel import Variant
 from netc.backends.cuda.nvrtc import Cubin, Nvrtc
@@ -54,10 +54,18 @@ def build_cubin(compiler: Nvrtc, variant: Variant, architecture: str) -> Path:
     return path
 
 
-def kernel_symbol(path: Path) -> str:
-    """The mangled name of a cubin's one kernel."""
+def kernel_symbol(path: Path, expression: str) -> str:
+    """The name in a cubin of the kernel that `expression` names in C++: as it stands there, or mangled.
+
+    Beside it the cubin holds all kernels of its source that are no templates. Raises NetcError where there is
+    none, or several.
+    """
+    name = expression.split("<")[0].strip()
     symbols = Elf(path).symbols  # the local ones are the compiler's own, such as divisions
-    names = [symbol.name for symbol in symbols if symbol.type == FUNCTION and symbol.binding != LOCAL]
-    if len(names) != 1:
-        raise NetcError("a cubin does not hold exactly one kernel", at=str(path), found=", ".join(names))
-    return names[0]
+    kernels = [symbol.name for symbol in symbols if symbol.type == FUNCTION and symbol.binding != LOCAL]
+    found = [kernel for kernel in kernels if kernel == name or kernel.startswith(f"_Z{len(name)}{name}")]
+    if len(found) != 1:
+        raise NetcError(
+            "a cubin does not hold its kernel once", at=str(path), expected=name, found=", ".join(kernels)
+        )
+    return found[0]

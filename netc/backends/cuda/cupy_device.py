@@ -133,7 +133,7 @@ class CupyDevice(Device):
             shared_bytes=found["sharedMemPerBlockOptin"],
             model=found["name"].decode(),
         )
-        self._index = index
+        self.index = index
         self._device = cupy.cuda.Device(index)
         with self._device:
             self.stream = cupy.cuda.Stream(non_blocking=True)
@@ -190,7 +190,7 @@ class CupyDevice(Device):
     def pinned(self, nbytes: int) -> np.ndarray:
         try:
             # A device of its own: what an entered device remembers is no matter for several threads.
-            with self._cupy.cuda.Device(self._index):
+            with self._cupy.cuda.Device(self.index):
                 memory = self._cupy.cuda.alloc_pinned_memory(max(nbytes, 1))
         except self._runtime.CUDARuntimeError as error:
             raise NetcError(
@@ -226,6 +226,15 @@ class CupyDevice(Device):
         with self.active():
             self._runtime.memcpyAsync(target.address, source.address, source.nbytes, kind, self.stream.ptr)
 
+    def _copy_from(self, target: Memory, source: Memory, after: Event) -> None:
+        assert isinstance(after, CupyEvent)
+        giver: CupyDevice = source.allocation.device
+        with self.active():
+            self.stream.wait_event(after.event)
+            self._runtime.memcpyPeerAsync(
+                target.address, self.index, source.address, giver.index, source.nbytes, self.stream.ptr
+            )
+
     def _fill(self, memory: Memory, byte: int) -> None:
         with self.active():
             self._runtime.memsetAsync(memory.address, byte, memory.nbytes, self.stream.ptr)
@@ -236,7 +245,8 @@ class CupyDevice(Device):
 
     def _open(self, variant: Variant, path: Path) -> object:
         with self.active():
-            function = self._cupy.RawModule(path=str(path)).get_function(kernel_symbol(path))
+            module = self._cupy.RawModule(path=str(path))
+            function = module.get_function(kernel_symbol(path, variant.expression))
             if variant.shared_bytes > STATIC_SHARED_BYTES:
                 function.max_dynamic_shared_size_bytes = variant.shared_bytes
         return function
@@ -263,7 +273,7 @@ class CupyDevice(Device):
                 found=product.math,
             )
         for memory in (a, b, c):
-            self._check_memory(memory, "multiply with")
+            self.check_memory(memory, "multiply with")
         with self.active():
             self._cublas_gemm(_import_cublas(), product, a, b, c)
 

@@ -9,7 +9,8 @@ import numpy as np
 
 from netc.backends.cuda.activation import prepare_backward
 from netc.backends.cuda.device import Device, Product
-from netc.backends.cuda.device_form import DeviceForm, fits, in_order
+from netc.backends.cuda.device_form import DeviceForm, fits
+from netc.backends.cuda.launch import in_order
 from netc.backends.cuda.product_choice import choose_product
 from netc.backends.cuda.reduce import Sums, sum_channels
 from netc.backends.form import Form, Maker, Mode, Run
@@ -78,7 +79,7 @@ class InnerProduct(DeviceForm):
         if b.bottom_grads[0] is not None:
             weight, dx = self.memory(b.params[0]), self.memory(b.bottom_grads[0])
             runs.append(self._backward_data(dy, weight, dx, None))
-        return in_order(runs)
+        return in_order(*runs)
 
     def flops(self) -> int:
         return 2 * self.rows * self.columns * self.filters

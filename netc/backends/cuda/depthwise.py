@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 
 from netc.backends.cuda.channel_sum import add_partials
-from netc.backends.cuda.conv_shape import ConvKernels, ConvShape
+from netc.backends.cuda.conv_shape import ConvShape, pieces
+from netc.backends.cuda.conv_work import Candidate, Filters, Images, workspace_of
 from netc.backends.cuda.device import Argument, Device
 from netc.backends.cuda.elementwise import THREADS
 from netc.backends.cuda.kernel import Variant
-from netc.backends.cuda.launch import Launch, one_after_another
+from netc.backends.cuda.launch import Launch, in_order
 from netc.backends.cuda.memory import Memory
 from netc.backends.form import Run
 
 # Kernel and stride, the same along both axes, that code is made for; a thread's results below each other.
 SLID_ROWS = {(3, 1): 4, (3, 2): 4, (5, 1): 4, (5, 2): 2}
 STRIDED = ((3, 2), (5, 2))
+ANY = (0, 0)
+FAMILY = "depthwise"
 TAPS = 9  # weights of a block
 BLOCKS_PER_PROCESSOR = 8
 LEAST_CELLS = 16 * THREADS  # of a part of a channel
@@ -31,7 +35,7 @@ SLIDE = {
     )
     for (kernel, stride), rows in SLID_ROWS.items()
 }
-FORWARD = Variant("depthwise any", "depthwise.cu", "depthwise_forward", THREADS)
+FORWARD = Variant("depthwise any", "depthwise.cu", "depthwise_forward<>", THREADS)
 BACKWARD = {
     (kernel, stride): Variant(
         f"depthwise data {f'{kernel}x{kernel}/{stride}' if kernel else 'any'}",
@@ -39,7 +43,7 @@ BACKWARD = {
         f"depthwise_backward<{kernel}, {stride}>",
         THREADS,
     )
-    for kernel, stride in (*STRIDED, (0, 0))
+    for kernel, stride in (*STRIDED, ANY)
 }
 WEIGHTS = Variant("depthwise weights", "depthwise.cu", f"depthwise_weights<{TAPS}>", THREADS)
 VARIANTS = (*SLIDE.values(), FORWARD, *BACKWARD.values(), WEIGHTS)
@@ -51,129 +55,72 @@ def square_of(shape: ConvShape) -> tuple[int, int] | None:
     return (shape.r, shape.stride[0]) if same else None
 
 
-def forward(
-    device: Device,
-    shape: ConvShape,
-    x: Memory,
-    w: Memory,
-    y: Memory,
-    bias: Memory | None = None,
-    slope: float = 1.0,
-    workspace: Memory | None = None,
-) -> Run:
-    """Binds y = relu(w * x + bias)."""
-    square, planes = square_of(shape), shape.n * shape.c
-    if square in SLID_ROWS:
-        sides = ((x, shape.h, shape.w), (y, shape.p, shape.q))
-        return _slide(device, square, planes, shape.c, *sides, w, shape.pad, False, (bias, slope))
-    arguments = (
-        np.int32(shape.c),
-        *_side(x, shape.h, shape.w),
-        w,
-        *_window(shape),
-        *_side(y, shape.p, shape.q),
-    )
-    return _each(device, FORWARD, shape.y_count, (*arguments, bias, np.float32(slope)))
+def bind_images(device: Device, shape: ConvShape, work: Images, backward: bool) -> Run:
+    """Binds y = relu(w * x + bias), or backward from y to x."""
+    square = square_of(shape)
+    if square in SLID_ROWS and not (backward and square in STRIDED):
+        return _slide(device, shape, work, square, backward)
+    source, target = shape.x_sizes[1:], shape.y_sizes[1:]
+    variant, threads = FORWARD, shape.y_count
+    if backward:
+        source, target = target, source
+        variant, threads = BACKWARD[square if square in STRIDED else ANY], shape.x_count
+    arguments: list[Argument] = [np.int32(shape.c), *_side(work.source, source), work.w, *_window(shape)]
+    return _each(device, variant, threads, [*arguments, *_side(work.target, target)], work)
 
 
-def backward_data(
-    device: Device,
-    shape: ConvShape,
-    dy: Memory,
-    w: Memory,
-    dx: Memory,
-    bias: Memory | None = None,
-    slope: float = 1.0,
-    workspace: Memory | None = None,
-) -> Run:
-    """Binds dx = relu(w turned * dy + bias)."""
-    square, planes = square_of(shape), shape.n * shape.c
-    if square in SLID_ROWS and shape.stride == (1, 1):
-        sides = ((dy, shape.p, shape.q), (dx, shape.h, shape.w))
-        pad = (shape.r - 1 - shape.pad[0], shape.s - 1 - shape.pad[1])
-        return _slide(device, square, planes, shape.c, *sides, w, pad, True, (bias, slope))
-    variant = BACKWARD[square if square in STRIDED else (0, 0)]
-    arguments = (
-        np.int32(shape.c),
-        *_side(dy, shape.p, shape.q),
-        w,
-        *_window(shape),
-        *_side(dx, shape.h, shape.w),
-    )
-    return _each(device, variant, shape.x_count, (*arguments, bias, np.float32(slope)))
+def _slide(device: Device, shape: ConvShape, work: Images, square: tuple[int, int], backward: bool) -> Run:
+    """Binds `depthwise_slide`; backward, which is without a stride, it slides the filters turned."""
+    source, target, pad = shape.x_sizes[1:], shape.y_sizes[1:], shape.pad
+    if backward:
+        source, target = target, source
+        pad = (shape.r - 1 - pad[0], shape.s - 1 - pad[1])
+    threads = shape.n * shape.c * pieces(target[0], SLID_ROWS[square]) * target[1]
+    arguments: list[Argument] = [np.int32(shape.c), *_side(work.source, source), work.w, np.bool_(backward)]
+    arguments += [*map(np.int32, pad), *_side(work.target, target)]
+    return _each(device, SLIDE[square], threads, arguments, work)
 
 
-def _slide(
-    device: Device,
-    square: tuple[int, int],
-    planes: int,
-    channels: int,
-    source: tuple[Memory, int, int],
-    target: tuple[Memory, int, int],
-    w: Memory,
-    pad: tuple[int, int],
-    turned: bool,
-    after: tuple[Memory | None, float],
-) -> Run:
-    """The launch of `depthwise_slide`; after: a bias, and the slope of a ReLU."""
-    threads = planes * -(-target[1] // SLID_ROWS[square]) * target[2]
-    arguments = (
-        np.int32(channels),
-        *_side(*source),
-        w,
-        np.bool_(turned),
-        *map(np.int32, pad),
-        *_side(*target),
-    )
-    return _each(device, SLIDE[square], threads, (*arguments, after[0], np.float32(after[1])))
-
-
-def _side(memory: Memory, rows: int, columns: int) -> tuple[Argument, ...]:
-    return memory, np.int32(rows), np.int32(columns)
+def _side(memory: Memory, sizes: Sequence[int]) -> list[Argument]:
+    """Images, and their height and width."""
+    return [memory, *map(np.int32, sizes)]
 
 
 def _window(shape: ConvShape) -> list[Argument]:
-    return [np.int32(n) for n in (shape.r, shape.s, *shape.stride, *shape.pad, *shape.dilation)]
+    return [*map(np.int32, (shape.r, shape.s, *shape.stride, *shape.pad, *shape.dilation))]
 
 
-def _each(device: Device, variant: Variant, threads: int, arguments: Sequence[Argument]) -> Run:
-    return Launch.of(device, variant, (-(-threads // THREADS),), (np.uint32(threads), *arguments))
+def _each(device: Device, variant: Variant, threads: int, arguments: Sequence[Argument], work: Images) -> Run:
+    after = (work.bias, np.float32(work.slope))
+    return Launch.of(device, variant, (pieces(threads, THREADS),), (np.uint32(threads), *arguments, *after))
 
 
 def _parts(device: Device, shape: ConvShape) -> tuple[int, int]:
     """How many blocks share the cells of a channel's weights, and how many cells each takes."""
-    cells, chunks = shape.n * shape.p * shape.q, -(-shape.taps // TAPS)
-    wanted = -(-BLOCKS_PER_PROCESSOR * device.properties.processors // (shape.c * chunks))
-    each = -(-cells // max(1, min(wanted, cells // LEAST_CELLS)))
-    return -(-cells // each), each
+    cells, chunks = shape.n * shape.p * shape.q, pieces(shape.taps, TAPS)
+    wanted = pieces(BLOCKS_PER_PROCESSOR * device.properties.processors, shape.c * chunks)
+    each = pieces(cells, max(1, min(wanted, cells // LEAST_CELLS)))
+    return pieces(cells, each), each
 
 
-def backward_weights(
-    device: Device, shape: ConvShape, x: Memory, dy: Memory, dw: Memory, workspace: Memory | None = None
-) -> Run:
+def bind_filters(device: Device, shape: ConvShape, work: Filters) -> Run:
     """Binds dw += dy * x."""
     (parts, each), plane = _parts(device, shape), shape.p * shape.q
-    steps = [np.int32(n) for n in (THREADS // plane, THREADS % plane // shape.q, THREADS % shape.q)]
+    steps = (THREADS // plane, THREADS % plane // shape.q, THREADS % shape.q)
     arguments: list[Argument] = [np.uint32(shape.n * plane), np.uint32(each), np.int32(shape.c)]
-    arguments += [*_side(x, shape.h, shape.w), *_side(dy, shape.p, shape.q), *_window(shape), *steps]
-    arguments += [dw, workspace if parts > 1 else None]
-    products = Launch.of(device, WEIGHTS, (shape.c, parts, -(-shape.taps // TAPS)), arguments)
-    if workspace is None or parts == 1:
+    arguments += [*_side(work.x, shape.x_sizes[1:]), *_side(work.dy, shape.y_sizes[1:])]
+    arguments += [*_window(shape), *map(np.int32, steps)]
+    sums = workspace_of(work, parts * shape.weight_count) if parts > 1 else None
+    grid = (shape.c, parts, pieces(shape.taps, TAPS))
+    products = Launch.of(device, WEIGHTS, grid, [*arguments, work.dw, sums])
+    if sums is None:
         return products
-    return one_after_another(products, add_partials(device, shape.weight_count, parts, workspace, dw))
+    return in_order(products, add_partials(device, shape.weight_count, parts, sums, work.dw))
 
 
-def no_floats(device: Device, shape: ConvShape) -> int:
-    """The image kernels need no workspace."""
-    return 0
-
-
-def backward_weights_floats(device: Device, shape: ConvShape) -> int:
-    """Room for the sums of each part, where there are several."""
-    parts = _parts(device, shape)[0]
-    return parts * shape.weight_count if parts > 1 else 0
-
-
-KERNELS = ConvKernels(
-    "depthwise", forward, backward_data, backward_weights, no_floats, no_floats, backward_weights_floats
-)
+def candidate(direction: str, device: Device, shape: ConvShape) -> Candidate:
+    """What runs a direction."""
+    if direction == "backward_weights":
+        parts = _parts(device, shape)[0]
+        return Candidate(FAMILY, FAMILY, bind_filters, parts * shape.weight_count if parts > 1 else 0)
+    return Candidate(FAMILY, FAMILY, partial(bind_images, backward=direction == "backward_data"))

@@ -19,6 +19,7 @@ import numpy as np
 
 from netc.backends.cuda.arrays import ArrayTable, Owner
 from netc.backends.cuda.kernel import Kernel, Variant
+from netc.backends.cuda.launch_rules import check_exact_type, check_limits
 from netc.backends.cuda.loader import Loader
 from netc.backends.cuda.memory import Allocation, Memory
 from netc.errors import NetcError
@@ -155,7 +156,7 @@ class Device(ABC):
     def free(self, memory: Memory) -> None:
         """Gives a whole allocation back; none of its parts may be used any more."""
         self._refuse_in_capture(f"free {memory.name}")
-        self._check_memory(memory, "free")
+        self.check_memory(memory, "free")
         memory.allocation.freed = True
         self._free(memory.allocation)
 
@@ -200,13 +201,30 @@ class Device(ABC):
 
     def copy(self, target: Memory, source: Memory) -> None:
         """Copies `source` to the beginning of `target`, within the device. May be captured."""
-        self._check_memory(source, "copy")
+        self.check_memory(source, "copy")
         self._check_copy(target, source.nbytes, "copy to")
         self._copy(target, source)
 
+    def copy_from(self, target: Memory, source: Memory, after: Event) -> None:
+        """Copies another device's memory to the beginning of `target`, in the order of this device's work.
+
+        after: the other device's moment (`mark`) when what `source` holds is there; it must not change until
+        the copy is done. Raises NetcError where the devices are of different kinds.
+        """
+        giver: Device = source.allocation.device
+        if not (isinstance(giver, type(self)) or isinstance(self, type(giver))):
+            raise NetcError(
+                f"{self.properties.name} cannot copy {source.name} from another kind of device",
+                found=giver.properties.name,
+            )
+        giver.check_memory(source, "copy")
+        self._check_copy(target, source.nbytes, "copy to")
+        self._refuse_in_capture(f"copy from {giver.properties.name}")
+        self._copy_from(target, source, after)
+
     def fill(self, memory: Memory, byte: int = 0) -> None:
         """Sets every byte. May be captured."""
-        self._check_memory(memory, "fill")
+        self.check_memory(memory, "fill")
         self._fill(memory, byte)
 
     def poison(self, memory: Memory) -> None:
@@ -246,9 +264,12 @@ class Device(ABC):
         """
         grid, block = (*grid, 1, 1)[:3], (*block, 1, 1)[:3]
         shared = kernel.variant.shared_bytes if shared_bytes is None else shared_bytes
-        self._check_limits(kernel, grid, block, shared)
+        check_limits(self.properties, kernel, grid, block, shared)
         for position, argument in enumerate(arguments):
-            self._check_argument(kernel, position, argument)
+            if isinstance(argument, Memory):
+                self.check_memory(argument, f"give kernel {kernel.name}")
+            else:
+                check_exact_type(kernel, position, argument)
         if self._traced is not None:
             self._traced.append(f"{kernel.name} [{grid[0] * grid[1] * grid[2]}]")
             return
@@ -343,6 +364,9 @@ class Device(ABC):
     @abstractmethod
     def _copy(self, target: Memory, source: Memory) -> None: ...
 
+    def _copy_from(self, target: Memory, source: Memory, after: Event) -> None:
+        raise NotImplementedError
+
     @abstractmethod
     def _fill(self, memory: Memory, byte: int) -> None: ...
 
@@ -371,7 +395,8 @@ class Device(ABC):
                 remedy="do it before the capture; values that change are read from device memory",
             )
 
-    def _check_memory(self, memory: Memory, verb: str) -> None:
+    def check_memory(self, memory: Memory, verb: str) -> None:
+        """Raises NetcError where memory is not this device's, or has been freed."""
         if memory.allocation.device is not self:
             raise NetcError(
                 f"cannot {verb} {memory.name}: it is another device's memory",
@@ -382,50 +407,10 @@ class Device(ABC):
             raise NetcError(f"cannot {verb} {memory.name}: it has been freed")
 
     def _check_copy(self, memory: Memory, nbytes: int, verb: str) -> None:
-        self._check_memory(memory, verb)
+        self.check_memory(memory, verb)
         if nbytes > memory.nbytes:
             raise NetcError(
                 f"cannot {verb} {memory.name}: the sizes differ",
                 expected=f"at most {memory.nbytes:,} bytes",
                 found=f"{nbytes:,} bytes",
-            )
-
-    def _check_argument(self, kernel: Kernel, position: int, argument: Any) -> None:
-        if isinstance(argument, Memory):
-            self._check_memory(argument, f"give kernel {kernel.name}")
-        elif argument is not None and not isinstance(argument, np.generic):
-            raise NetcError(
-                f"kernel {kernel.name}: argument {position} has no exact type",
-                expected="memory, a numpy scalar such as np.int32(1), or None",
-                found=type(argument).__name__,
-            )
-
-    def _check_limits(self, kernel: Kernel, grid: Grid, block: Grid, shared_bytes: int) -> None:
-        limits = self.properties
-        threads = block[0] * block[1] * block[2]
-        rules = (
-            ("threads in a block", threads, min(limits.threads, kernel.variant.threads), 1),
-            ("bytes of dynamic shared memory", shared_bytes, limits.shared_bytes, 0),
-            *(
-                ("threads along an axis of a block", n, most, 1)
-                for n, most in zip(block, limits.block, strict=True)
-            ),
-            *(
-                ("blocks along an axis of the grid", n, most, 1)
-                for n, most in zip(grid, limits.grid, strict=True)
-            ),
-        )
-        for what, found, most, least in rules:
-            if not least <= found <= most:
-                raise NetcError(
-                    f"kernel {kernel.name} cannot be launched: the number of {what} is out of bounds",
-                    expected=f"{least} to {most:,}",
-                    found=f"{found:,} (grid {grid}, block {block})",
-                )
-        if not kernel.variant.runs_on(limits.architecture):
-            raise NetcError(
-                f"kernel {kernel.name} cannot run on {limits.name}",
-                expected=f"compute capability {kernel.variant.architecture / 10}"
-                + ("" if kernel.variant.specific else " or newer"),
-                found=str(limits.architecture / 10),
             )

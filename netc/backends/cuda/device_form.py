@@ -1,17 +1,15 @@
-"""Forms that run on a device: memory in place of arrays, and launches made ready when a form is bound."""
+"""Forms that run on a device: memory in place of arrays, and what their kernels can take."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
 
-from netc.backends.cuda.device import Argument, Device
-from netc.backends.cuda.kernel import Variant
+from netc.backends.cuda.device import Device
 from netc.backends.cuda.memory import Memory
-from netc.backends.form import Form, Run
+from netc.backends.form import Form
 from netc.graph import Node
 from netc.layer import Array
 from netc.layer.base import count
@@ -43,22 +41,3 @@ def fits(nodes: Sequence[Node]) -> bool:
     values = [value for node in nodes for value in (*node.inputs, *node.outputs)]
     sizes = [count(value.shape) for value in values]
     return all(node.layer.dtype == np.float32 for node in nodes) and all(0 < n < MOST_ELEMENTS for n in sizes)
-
-
-def prepare(device: Device, variant: Variant, blocks: int, arguments: Iterable[Argument]) -> Run:
-    """A launch over `blocks` blocks of the variant's threads, ready to be made again and again."""
-    kernel = device.load(variant)
-    return partial(device.launch, kernel, (blocks,), (variant.threads,), tuple(arguments))
-
-
-def in_order(runs: Iterable[Run | None]) -> Run | None:
-    """One run for several, None where all are."""
-    given = [run for run in runs if run is not None]
-    if len(given) < 2:
-        return given[0] if given else None
-
-    def run_all() -> None:
-        for run in given:
-            run()
-
-    return run_all

@@ -9,10 +9,9 @@ from functools import partial
 import numpy as np
 
 from netc.backends.cuda.device import Argument, Device
-from netc.backends.cuda.device_form import in_order
 from netc.backends.cuda.elementwise import FLOAT_BYTES, PACKS, THREADS, blocks_for, pack_of
 from netc.backends.cuda.kernel import Variant
-from netc.backends.cuda.launch import Launch
+from netc.backends.cuda.launch import Launch, in_order
 from netc.backends.cuda.memory import Memory
 from netc.backends.cuda.stream import DRAWN, advance_draw, stream_key
 from netc.backends.form import Form, Maker, Mode, Run
@@ -53,7 +52,7 @@ def forward(
     numbers = (np.float32(value) for value in (rule.ratio, rule.scale, rule.shift, rule.dropped))
     arguments = (np.int64(elements), x, *numbers, *key, number, y, mask)
     dropping = _launch(device, "dropout_forward", elements, pack, arguments)
-    return in_order((dropping, advance_draw(device, number)))
+    return in_order(dropping, advance_draw(device, number))
 
 
 def backward(device: Device, rule: Rule, dy: Memory, mask: Memory, dx: Memory) -> Run:

@@ -8,9 +8,10 @@ from typing import Final
 import numpy as np
 
 from netc.backends.cuda.device import Argument, Device
-from netc.backends.cuda.device_form import DeviceForm, fits, in_order, prepare
+from netc.backends.cuda.device_form import DeviceForm, fits
 from netc.backends.cuda.elementwise import FLOAT_BYTES, PACKS, THREADS, blocks_for, pack_of
 from netc.backends.cuda.kernel import Variant
+from netc.backends.cuda.launch import Launch, in_order
 from netc.backends.cuda.memory import Memory
 from netc.backends.form import Form, Maker, Mode, Run
 from netc.graph import Node
@@ -54,7 +55,7 @@ def add(
         done += len(terms) - len(carried)
         last = done == len(x)
         runs.append(_combine(device, "sum", terms, y, slope if last else NO_RELU))
-    return in_order(runs)
+    return in_order(*runs)
 
 
 def multiply(device: Device, x: Sequence[Memory], y: Memory) -> Run | None:
@@ -64,7 +65,7 @@ def multiply(device: Device, x: Sequence[Memory], y: Memory) -> Run | None:
         factors = [*([y] if done else []), *x[done:]][:MOST]
         done += len(factors) - (done > 0)
         runs.append(_combine(device, "product", [(factor, 1.0) for factor in factors], y, NO_RELU))
-    return in_order(runs)
+    return in_order(*runs)
 
 
 def _combine(
@@ -92,7 +93,7 @@ def spread_gradient(
             pointers, factors = _eight(dx[part]), _floats(coefficients[part])
             arguments = (*_sizes(dy, y, *dx[part]), dy, y, np.float32(slope), *pointers, *factors)
             runs.append(_prepare(device, "spread_gradient", dy, arguments))
-    return in_order(runs)
+    return in_order(*runs)
 
 
 def maximum(device: Device, x: Sequence[Memory], y: Memory, winner: Memory) -> Run:
@@ -129,7 +130,7 @@ def _floats(values: Sequence[float]) -> tuple[np.float32, ...]:
 def _prepare(device: Device, name: str, sized: Memory, arguments: Sequence[Argument]) -> Run:
     pack = PACKS[0] if arguments[1] else PACKS[1]
     blocks = blocks_for(device, sized.nbytes // FLOAT_BYTES, pack)
-    return prepare(device, VARIANTS[name], blocks, arguments)
+    return Launch.of(device, VARIANTS[name], (blocks,), arguments)
 
 
 class Sum(DeviceForm):
@@ -182,7 +183,7 @@ class Product(DeviceForm):
                 runs.append(multiply(self.device, [*others, dy], self.memory(grad)))
             else:
                 runs.append(divide_gradient(self.device, dy, self.memory(y), x[i], self.memory(grad)))
-        return in_order(runs)
+        return in_order(*runs)
 
     def flops(self) -> int:
         return (len(self.inputs) - 1) * count(self.outputs[0].shape)

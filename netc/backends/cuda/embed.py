@@ -12,10 +12,11 @@ from functools import partial
 import numpy as np
 
 from netc.backends.cuda.device import Device
-from netc.backends.cuda.device_form import DeviceForm, fits, in_order, prepare
+from netc.backends.cuda.device_form import DeviceForm, fits
 from netc.backends.cuda.division import divisor
 from netc.backends.cuda.elementwise import PACKS, THREADS, blocks_for, pack_of
 from netc.backends.cuda.kernel import Variant
+from netc.backends.cuda.launch import Launch, in_order
 from netc.backends.cuda.memory import Memory
 from netc.backends.cuda.reduce import Sums, sum_channels
 from netc.backends.form import Form, Maker, Mode, Run
@@ -53,7 +54,7 @@ def embed_forward(
     pack = pack_of(table, bias, y) if columns % PACKS[0] == 0 else 1
     n = numbers * columns // pack
     arguments = (np.uint32(n), np.int32(rows), *divisor(columns // pack), index, table, bias, y)
-    return prepare(device, FORWARD[pack], blocks_for(device, n, 1), arguments)
+    return Launch.of(device, FORWARD[pack], (blocks_for(device, n, 1),), arguments)
 
 
 def embed_backward(
@@ -94,7 +95,7 @@ class Embed(DeviceForm):
         if self.has_bias and b.param_grads[1] is not None:
             shares, dbias = self.memory_if(b.workspace.get("shares")), self.memory(b.param_grads[1])
             runs.append(sum_channels(self.device, self.sums, dy, None, shares, dbias))
-        return in_order(runs)
+        return in_order(*runs)
 
 
 class BatchReindex(DeviceForm):
@@ -114,7 +115,7 @@ class BatchReindex(DeviceForm):
     def backward(self, b: Buffers) -> Run | None:
         index, dy, dx = map(self.memory, (b.bottoms[1], b.top_grads[0], b.bottom_grads[0]))
         zero = partial(self.device.fill, dx)
-        return in_order([zero, embed_backward(self.device, *self.axes, index, dy, dx)])
+        return in_order(zero, embed_backward(self.device, *self.axes, index, dy, dx))
 
 
 def make_embed(nodes: Sequence[Node], mode: Mode, device: Device) -> Form | None:

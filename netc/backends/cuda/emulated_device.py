@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 import os
 import weakref
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +20,8 @@ from netc.backends.cuda.emulator.compiler import build_kernel
 from netc.backends.cuda.emulator.findings import faults
 from netc.backends.cuda.emulator.library import KernelLibrary
 from netc.backends.cuda.emulator.pages import Pages
-from netc.backends.cuda.emulator.runtime import LOCK, ORDERS, Index, Launch, Report, Shared, runtime
+from netc.backends.cuda.emulator.runtime import LOCK, ORDERS, SHARED, Index, Launch, Report, Shared, runtime
+from netc.backends.cuda.emulator.stream import NOT_YET, EmulatedEvent, Moment, Stream, Work
 from netc.backends.cuda.gemm import launch_gemm, prepare_gemm
 from netc.backends.cuda.kernel import Kernel, Variant
 from netc.backends.cuda.memory import Allocation, Memory
@@ -27,6 +30,7 @@ from netc.errors import NetcError, raise_errors
 
 ARCHITECTURE = 90  # it knows the instructions of sm_90
 SHARED_BYTES = 227 * 1024
+NUMBERS = itertools.count()  # of the devices made so far, by which check mode tells them apart
 POISON = 0xFF  # as a float, a NaN
 QUARANTINE_BYTES = 64 << 20  # freed memory that is kept, poisoned, so that its late use is recognised
 # The letters of csrc/entry.h; P is a pointer.
@@ -48,28 +52,12 @@ PARAMETERS: dict[str, tuple[str, type[ctypes._SimpleCData]]] = {
 class EmulatedGraph(Graph):
     """Recorded work, each piece a function."""
 
-    def __init__(self, work: list[Callable[[], None]]) -> None:
-        self._work = work
+    def __init__(self, stream: Stream, work: list[Work]) -> None:
+        self._stream, self._work = stream, work
 
     def replay(self) -> None:
         for piece in self._work:
-            piece()
-
-
-class EmulatedEvent(Event):
-    """The end of a copy, or of nothing. As nobody may rely on a copy earlier, it is made when waited for."""
-
-    def __init__(self, copy: Callable[[], None] | None = None, before: EmulatedEvent | None = None) -> None:
-        """before: the end of the copy asked for before this one."""
-        self._copy, self._before = copy, before
-
-    def wait(self) -> None:
-        earlier, self._before = self._before, None
-        if earlier is not None:
-            earlier.wait()
-        copy, self._copy = self._copy, None
-        if copy is not None:
-            copy()
+            self._stream.do(piece)
 
 
 class EmulatedDevice(Device):
@@ -103,9 +91,11 @@ class EmulatedDevice(Device):
             memory_bytes=memory_bytes or installed // 2,
             shared_bytes=SHARED_BYTES,
         )
+        self._number = next(NUMBERS)
         self._used = 0
         self._quarantine: deque[Allocation] = deque()
-        self._recorded: list[Callable[[], None]] | None = None
+        self._stream = Stream()
+        self._recorded: list[Work] | None = None
         self._last_sent = EmulatedEvent()
 
     # ---- memory ----
@@ -116,6 +106,13 @@ class EmulatedDevice(Device):
         """The memory as bytes, for looking at; what is written here stays undefined for check mode."""
         pages: Pages = memory.allocation.handle
         return pages.bytes[memory.offset : memory.offset + memory.nbytes]
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Within it, functions of `xp` find all earlier work done: they do not wait in line."""
+        if not self.capturing:
+            self._stream.finish()
+        yield
 
     def _as_array(self, owner: Owner) -> np.ndarray:
         return np.asarray(owner)
@@ -129,13 +126,14 @@ class EmulatedDevice(Device):
         if self.check:
             region = f"{name} of {self.properties.name}".encode()
             with LOCK:
-                self._runtime.emu_add_region(pages.address, nbytes, 0, region)
+                self._runtime.emu_add_region(pages.address, nbytes, self._number, region)
             # Also where memory is dropped without being freed: its address may come again.
             weakref.finalize(pages, _forget_region, pages.address)
         self._used += nbytes
         return Allocation(self, pages.address, nbytes, name, pages)
 
     def _free(self, allocation: Allocation) -> None:
+        self._stream.finish()
         self._last_sent.wait()
         allocation.handle.bytes[...] = POISON
         self._used -= allocation.nbytes
@@ -147,11 +145,18 @@ class EmulatedDevice(Device):
             self._quarantine.popleft().handle = None
 
     def close(self) -> None:
-        """Forgets the freed memory that was kept to recognise its late use."""
+        """Forgets the work in line, and the freed memory that was kept to recognise its late use."""
+        self._stream.drop()
         while self._quarantine:
             self._quarantine.popleft().handle = None
 
     def _upload(self, memory: Memory, array: np.ndarray) -> None:
+        if not self._stream.advance():
+            array = array.copy()
+        self._stream.do(partial(self.put, memory, array))
+
+    def put(self, memory: Memory, array: np.ndarray) -> None:
+        """Writes an array to the beginning of `memory` at once, whatever is in line."""
         self.array(memory)[: array.nbytes] = array.reshape(-1).view(np.uint8)
         self._define(memory.address, array.nbytes, True)
 
@@ -159,38 +164,44 @@ class EmulatedDevice(Device):
         return np.empty(nbytes, np.uint8)
 
     def _send(self, memory: Memory, array: np.ndarray, after: Event | None) -> Event:
-        self._last_sent = EmulatedEvent(partial(self._upload, memory, array), self._last_sent)
+        self._last_sent = EmulatedEvent(partial(self.put, memory, array), self._last_sent, after)
         return self._last_sent
 
     def _mark(self) -> Event:
-        return EmulatedEvent()
+        return Moment(self._stream)
 
     def _wait_for(self, event: Event) -> None:
-        event.wait()
+        assert isinstance(event, EmulatedEvent)
+        self._stream.do(lambda: None if event.has_come() else NOT_YET)
 
     def _download(self, memory: Memory, array: np.ndarray) -> None:
+        self._stream.finish()
         array.reshape(-1).view(np.uint8)[...] = self.array(memory)[: array.nbytes]
 
     def _copy(self, target: Memory, source: Memory) -> None:
-        self._do(partial(self._run_copy, target, source))
+        self.do(partial(self._run_copy, target, source))
 
     def _run_copy(self, target: Memory, source: Memory) -> None:
         for memory in (target, source):
-            self._check_memory(memory, "copy")
+            memory.allocation.device.check_memory(memory, "copy")
         self.array(target)[: source.nbytes] = self.array(source)
         if self.check:
             with LOCK:
                 self._runtime.emu_copy_defined(target.address, source.address, source.nbytes)
 
+    def _copy_from(self, target: Memory, source: Memory, after: Event) -> None:
+        self._wait_for(after)
+        self.do(partial(self._run_copy, target, source))
+
     def _fill(self, memory: Memory, byte: int) -> None:
-        self._do(partial(self._run_fill, memory, byte, True))
+        self.do(partial(self._run_fill, memory, byte, True))
 
     def poison(self, memory: Memory) -> None:
-        self._check_memory(memory, "poison")
-        self._do(partial(self._run_fill, memory, POISON, False))
+        self.check_memory(memory, "poison")
+        self.do(partial(self._run_fill, memory, POISON, False))
 
     def _run_fill(self, memory: Memory, byte: int, defined: bool) -> None:
-        self._check_memory(memory, "fill")
+        self.check_memory(memory, "fill")
         self.array(memory)[...] = byte
         self._define(memory.address, memory.nbytes, defined)
 
@@ -198,6 +209,13 @@ class EmulatedDevice(Device):
         if self.check:
             with LOCK:
                 self._runtime.emu_mark_defined(address, nbytes, defined)
+
+    def defined_bytes(self, memory: Memory) -> int:
+        """How many bytes have been written before the first that has not; all of them, but in check mode."""
+        if not self.check:
+            return memory.nbytes
+        with LOCK:
+            return int(self._runtime.emu_first_undefined(memory.address, memory.nbytes))
 
     # ---- work ----
     def _build(self, variant: Variant) -> Path:
@@ -225,10 +243,11 @@ class EmulatedDevice(Device):
 
     def synchronise(self) -> None:
         self._refuse_in_capture("wait for the device")
+        self._stream.finish()
         self._last_sent.wait()
 
     def run_xp(self, run: Callable[[], None]) -> None:
-        self._do(run)
+        self.do(run)
 
     def _launch(
         self, kernel: Kernel, grid: Grid, block: Grid, arguments: Sequence[Argument], shared_bytes: int
@@ -243,7 +262,7 @@ class EmulatedDevice(Device):
             )
         values = _argument_values(kernel, library, arguments)
         memories = [argument for argument in arguments if isinstance(argument, Memory)]
-        self._do(partial(self._run_launch, kernel, grid, block, values, memories, shared_bytes))
+        self.do(partial(self._run_launch, kernel, grid, block, values, memories, shared_bytes))
 
     def _run_launch(
         self,
@@ -256,7 +275,7 @@ class EmulatedDevice(Device):
     ) -> None:
         library = _library(kernel)
         for memory in memories:
-            self._check_memory(memory, f"run kernel {kernel.name} on")
+            self.check_memory(memory, f"run kernel {kernel.name} on")
         pointers = (ctypes.c_void_p * max(len(values), 1))(*map(ctypes.addressof, values))
         shared = (Shared * max(len(library.shared), 1))(
             *(Shared(v.address, v.nbytes) for v in library.shared)
@@ -283,28 +302,31 @@ class EmulatedDevice(Device):
         """Tells check mode all that this launch may touch."""
         for variable in library.shared:
             name = variable.name.encode()
-            self._runtime.emu_add_region(variable.address, variable.nbytes, 1, name)
+            self._runtime.emu_add_region(variable.address, variable.nbytes, SHARED, name)
             self._runtime.emu_allow(variable.address, variable.nbytes, name)
         for memory in memories:
             self._runtime.emu_allow(memory.address, memory.nbytes, memory.name.encode())
         for begin, end in library.constants:
             self._runtime.emu_allow_constants(begin, end)
-        self._runtime.emu_set_site_base(library.base)
+        self._runtime.emu_set_place(self._number, library.base)
 
     def _begin_capture(self) -> Callable[[], Graph]:
-        work: list[Callable[[], None]] = []
+        work: list[Work] = []
         self._recorded = work
 
         def finish() -> Graph:
             self._recorded = None
-            return EmulatedGraph(work)
+            return EmulatedGraph(self._stream, work)
 
         return finish
 
-    def _do(self, piece: Callable[[], None]) -> None:
-        """Runs a piece of work, or records it while capturing."""
+    def do(self, piece: Work) -> None:
+        """Does a piece of work after all that was asked for, or records it while capturing.
+
+        It may return NOT_YET, to be asked again.
+        """
         if self._recorded is None:
-            piece()
+            self._stream.do(piece)
         else:
             self._recorded.append(piece)
 

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from netc.backends.cuda.device import Argument, Device
-from netc.backends.cuda.device_form import DeviceForm, fits, prepare
+from netc.backends.cuda.device_form import DeviceForm, fits
 from netc.backends.cuda.division import divisor
 from netc.backends.cuda.elementwise import THREADS, blocks_for
 from netc.backends.cuda.kernel import Variant
+from netc.backends.cuda.launch import Launch
 from netc.backends.cuda.memory import Memory
 from netc.backends.form import Form, Maker, Mode, Run
 from netc.graph import Node
@@ -31,7 +32,7 @@ def im2col(
         arguments += divisor(size)
     for numbers in zip(spatial, window.stride, window.pad, window.dilation, strict=True):
         arguments += map(np.int32, numbers)
-    return prepare(device, VARIANTS["im2col"], blocks_for(device, n, 1), [*arguments, x, y])
+    return Launch.of(device, VARIANTS["im2col"], (blocks_for(device, n, 1),), [*arguments, x, y])
 
 
 def col2im(
@@ -43,7 +44,7 @@ def col2im(
     arguments += map(np.int32, (*window.kernel, *output))
     for stride, pad, dilation in zip(window.stride, window.pad, window.dilation, strict=True):
         arguments += [*divisor(stride), np.int32(pad), np.int32(dilation)]
-    return prepare(device, VARIANTS["col2im"], blocks_for(device, n, 1), [*arguments, y, x])
+    return Launch.of(device, VARIANTS["col2im"], (blocks_for(device, n, 1),), [*arguments, y, x])
 
 
 class Im2col(DeviceForm):

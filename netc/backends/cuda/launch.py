@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import overload
 
 import numpy as np
 
@@ -49,11 +50,22 @@ class Table:
         return cls(memory, array)
 
 
-def one_after_another(*runs: Run) -> Run:
-    """Several pieces of work as one."""
+@overload
+def in_order(*runs: Run) -> Run: ...
 
-    def run() -> None:
-        for each in runs:
-            each()
 
-    return runs[0] if len(runs) == 1 else run
+@overload
+def in_order(*runs: Run | None) -> Run | None: ...
+
+
+def in_order(*runs: Run | None) -> Run | None:
+    """Several pieces of work as one, where some may be none; None where all are."""
+    given = [run for run in runs if run is not None]
+    if len(given) < 2:
+        return given[0] if given else None
+
+    def run_all() -> None:
+        for run in given:
+            run()
+
+    return run_all

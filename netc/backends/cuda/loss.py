@@ -19,7 +19,7 @@ FILE = "loss.cu"
 OVER_SCORES = ("softmax_loss_forward", "softmax_loss_backward", "accuracy_forward")
 OVER_ELEMENTS = ("euclidean_forward", "euclidean_backward", "sigmoid_loss_forward", "sigmoid_loss_backward")
 VARIANTS: dict[Any, Variant] = {
-    "finish_mean": Variant("finish_mean", FILE, "finish_mean", THREADS),
+    "finish_mean": Variant("finish_mean", FILE, "finish_mean<>", THREADS),
     **{row: variant for kernel in OVER_SCORES for row, variant in by_lanes(kernel, FILE).items()},
     **{
         (kernel, pack): Variant(f"{kernel} pack {pack}", FILE, f"{kernel}<{pack}>", THREADS)
@@ -56,6 +56,25 @@ class Labels:
         return [self.values, np.bool_(self.ignored is not None), np.int32(self.ignored or 0)]
 
 
+class WrongLabels:
+    """Where kernels note the labels that are no classes, until somebody asks."""
+
+    NONE = np.array([(2**64 - 1, 0, 0)], [("first", "u8"), ("count", "i4"), ("unused", "i4")])
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+        self._table = Table.of(device, self.NONE, "wrong labels")
+        self.memory = self._table.memory
+
+    def take(self) -> tuple[float, int] | None:
+        """The first of them and their number; None where there were none since the last time."""
+        found = self._device.download(self.memory, np.empty_like(self.NONE))
+        if not found["count"][0]:
+            return None
+        self._device.upload(self.memory, self.NONE)
+        return float(found["first"].astype(np.uint32).view(np.float32)[0]), int(found["count"][0])
+
+
 @dataclass(frozen=True)
 class Kept:
     """What the softmax loss leaves for its backward: of each place EXPONENTS floats and an int32."""
@@ -78,14 +97,15 @@ def softmax_loss(
     probability: Memory | None,
     kept: Kept | None,
     shares: Shares,
+    wrong: WrongLabels,
 ) -> Run:
     """The sum of -log p[label], times its class's weight; `probability` gets all p."""
     weights = class_weights.memory if class_weights else None
     saved = (kept.exponents, kept.index) if kept else (None, None)
     arguments = (*scores.arguments(), x, *labels.arguments(), weights, probability, *saved)
-    arguments = (*arguments, shares.sums, shares.counts)
+    arguments = (*arguments, shares.sums, shares.counts, wrong.memory)
     variant = VARIANTS["softmax_loss_forward", scores.lanes]
-    return Launch.of(device, variant, (shares.parts,), arguments, class_weights)
+    return Launch.of(device, variant, (shares.parts,), arguments, class_weights, wrong)
 
 
 def softmax_loss_backward(
@@ -105,10 +125,13 @@ def softmax_loss_backward(
     return Launch.of(device, variant, (scores.blocks(device),), arguments, class_weights)
 
 
-def accuracy(device: Device, scores: Scores, x: Memory, labels: Labels, top_k: int, shares: Shares) -> Run:
+def accuracy(
+    device: Device, scores: Scores, x: Memory, labels: Labels, top_k: int, shares: Shares, wrong: WrongLabels
+) -> Run:
     """The number of places whose class is among the `top_k` best scores."""
     arguments = (*scores.arguments(), x, *labels.arguments(), np.int32(top_k), shares.sums, shares.counts)
-    return Launch.of(device, VARIANTS["accuracy_forward", scores.lanes], (shares.parts,), arguments)
+    variant = VARIANTS["accuracy_forward", scores.lanes]
+    return Launch.of(device, variant, (shares.parts,), (*arguments, wrong.memory), wrong)
 
 
 def euclidean(device: Device, a: Memory, b: Memory, difference: Memory, shares: Shares) -> Run:

@@ -9,14 +9,16 @@ import numpy as np
 
 from netc.backends.cuda import loss
 from netc.backends.cuda.device import Device
-from netc.backends.cuda.device_form import DeviceForm, fits, in_order
-from netc.backends.cuda.launch import Table
-from netc.backends.cuda.loss import Kept, Labels, Shares
+from netc.backends.cuda.device_form import DeviceForm, fits
+from netc.backends.cuda.launch import Table, in_order
+from netc.backends.cuda.loss import Kept, Labels, Shares, WrongLabels
 from netc.backends.cuda.softmax import Scores
 from netc.backends.form import Form, Maker, Mode, Run
+from netc.errors import NetcError
 from netc.graph import Node
 from netc.layer import Buffers, Scratch
 from netc.layer.base import count
+from netc.layer.labels import label_error
 from netc.layer.loss import Loss, SigmoidCrossEntropyLoss, SoftmaxWithLoss
 from netc.layer.metric import Accuracy
 from netc.proto import netc_pb2 as pb
@@ -27,6 +29,7 @@ class LossForm(DeviceForm):
 
     parts: int  # the blocks that each leave a share of the sum
     fixed: float | None = None  # what the sum is divided by; None: the number of places that count
+    wrong: WrongLabels | None = None  # labels that are no classes
 
     def __init__(self, nodes: Sequence[Node], device: Device, parts: int) -> None:
         super().__init__(nodes, device)
@@ -46,6 +49,13 @@ class LossForm(DeviceForm):
     def zeros(self, b: Buffers) -> Run:
         """No gradient, for the first bottom."""
         return partial(self.device.fill, self.memory(b.bottom_grads[0]))
+
+    def complaint_of_labels(self, scores: Scores, ignored: int | None) -> NetcError | None:
+        """The error for labels that were no classes; None where all were."""
+        found = self.wrong.take() if self.wrong else None
+        if found is None:
+            return None
+        return label_error(self.node.layer, *found, scores.places, scores.classes, ignored)
 
 
 def fixed_normalizer(layer: Loss, default: int, outer: int, inner: int) -> float | None:
@@ -83,8 +93,14 @@ class SoftmaxLossForm(LossForm):
         probability = self.memory(b.tops[1]) if len(b.tops) > 1 else None
         kept, weights = self._kept(b), self._class_weights()
         shares = self.shares(b)
-        run = loss.softmax_loss(self.device, self.scores, x, labels, weights, probability, kept, shares)
-        return in_order((run, self.finish(b)))
+        self.wrong = self.wrong or WrongLabels(self.device)
+        run = loss.softmax_loss(
+            self.device, self.scores, x, labels, weights, probability, kept, shares, self.wrong
+        )
+        return in_order(run, self.finish(b))
+
+    def complaint(self) -> NetcError | None:
+        return self.complaint_of_labels(self.scores, self.layer.ignored())
 
     def backward(self, b: Buffers) -> Run | None:
         if b.bottom_grads[0] is None:
@@ -119,8 +135,12 @@ class AccuracyForm(LossForm):
     def forward(self, b: Buffers) -> Run | None:
         labels = Labels(self.memory(b.bottoms[1]), self.layer.option("ignore_label"))
         x, top_k = self.memory(b.bottoms[0]), self.layer.options.top_k
-        run = loss.accuracy(self.device, self.scores, x, labels, top_k, self.shares(b))
-        return in_order((run, self.finish(b)))
+        self.wrong = self.wrong or WrongLabels(self.device)
+        run = loss.accuracy(self.device, self.scores, x, labels, top_k, self.shares(b), self.wrong)
+        return in_order(run, self.finish(b))
+
+    def complaint(self) -> NetcError | None:
+        return self.complaint_of_labels(self.scores, self.layer.option("ignore_label"))
 
     def backward(self, b: Buffers) -> None:
         """It has no gradient."""
@@ -140,7 +160,7 @@ class EuclideanForm(LossForm):
     def forward(self, b: Buffers) -> Run | None:
         first, second, difference = (self.memory(a) for a in (*b.bottoms, b.saved["difference"]))
         run = loss.euclidean(self.device, first, second, difference, self.shares(b))
-        return in_order((run, self.finish(b)))
+        return in_order(run, self.finish(b))
 
     def backward(self, b: Buffers) -> Run | None:
         da, db = (self.memory_if(grad) for grad in b.bottom_grads)
@@ -167,7 +187,7 @@ class SigmoidLossForm(LossForm):
     def forward(self, b: Buffers) -> Run | None:
         x, sigmoid = self.memory(b.bottoms[0]), self.memory(b.saved["sigmoid"])
         run = loss.sigmoid_loss(self.device, x, self._targets(b), sigmoid, self.shares(b))
-        return in_order((run, self.finish(b)))
+        return in_order(run, self.finish(b))
 
     def backward(self, b: Buffers) -> Run | None:
         if b.bottom_grads[0] is None:

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from netc.backends.cuda.device import Argument, Device
-from netc.backends.cuda.device_form import DeviceForm, fits, in_order
+from netc.backends.cuda.device_form import DeviceForm, fits
 from netc.backends.cuda.division import divisor
 from netc.backends.cuda.elementwise import PACKS, THREADS, blocks_for, pack_of
 from netc.backends.cuda.kernel import Variant
-from netc.backends.cuda.launch import Launch
+from netc.backends.cuda.launch import Launch, in_order
 from netc.backends.cuda.memory import Memory
 from netc.backends.form import Form, Maker, Mode, Run
 from netc.graph import Node
@@ -37,7 +37,7 @@ VARIANTS: dict[Any, Variant] = {
         for size, pack in ACROSS
     },
     **{
-        kernel: Variant(kernel, "lrn.cu", kernel, THREADS)
+        kernel: Variant(kernel, "lrn.cu", f"{kernel}<>", THREADS)
         for kernel in ("lrn_within_forward", "lrn_within_ratios", "lrn_within_backward")
     },
 }
@@ -110,10 +110,8 @@ def within_backward(
     first = (np.uint32(elements), np.float32(rule.beta), x, scale, dy, ratios)
     second = (*_planes(rule, shape), x, scale, ratios, dy, dx)
     return in_order(
-        (
-            Launch.of(device, VARIANTS["lrn_within_ratios"], grid, first),
-            Launch.of(device, VARIANTS["lrn_within_backward"], grid, second),
-        )
+        Launch.of(device, VARIANTS["lrn_within_ratios"], grid, first),
+        Launch.of(device, VARIANTS["lrn_within_backward"], grid, second),
     )
 
 

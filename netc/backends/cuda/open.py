@@ -8,7 +8,7 @@ from netc.backends.cuda.device import Device
 from netc.errors import NetcError
 
 EMULATED = re.compile(r"emulated(?::(\d+))?")
-EXPECTED = "the number of a GPU, such as 0, or emulated"
+EXPECTED = "the number of a GPU, such as 0, or emulated, or emulated:1 for a second emulated device"
 
 
 def open_device(choice: str | int, *, check: bool = False) -> Device:

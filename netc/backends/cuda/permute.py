@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 
 from netc.backends.cuda.device import Argument, Device
-from netc.backends.cuda.device_form import DeviceForm, fits, prepare
+from netc.backends.cuda.device_form import DeviceForm, fits
 from netc.backends.cuda.division import divisor
 from netc.backends.cuda.elementwise import (
     BLOCKS_PER_PROCESSOR,
@@ -22,6 +22,7 @@ from netc.backends.cuda.elementwise import (
     pack_of,
 )
 from netc.backends.cuda.kernel import Variant
+from netc.backends.cuda.launch import Launch
 from netc.backends.cuda.memory import Memory
 from netc.backends.form import Form, Maker, Mode, Run
 from netc.graph import Node
@@ -87,7 +88,7 @@ def _copy_in_order(device: Device, axes: Sequence[Axis], x: Memory, y: Memory) -
         arguments += divisor(axis.size)
     arguments += [np.uint32(axis.x) for axis in padded]
     arguments += [np.uint32(axis.y) for axis in padded]
-    return prepare(device, STRIDED[pack], blocks_for(device, packs, 1), [*arguments, x, y])
+    return Launch.of(device, STRIDED[pack], (blocks_for(device, packs, 1),), [*arguments, x, y])
 
 
 def _pack(axes: Sequence[Axis], x: Memory, y: Memory) -> int:
@@ -122,7 +123,7 @@ def _turn(device: Device, axes: Sequence[Axis], x: Memory, y: Memory) -> Run:
     arguments += [np.uint32(axis.x) for axis in padded]
     arguments += [np.uint32(axis.y) for axis in padded]
     most = BLOCKS_PER_PROCESSOR * device.properties.processors
-    return prepare(device, TILES, min(blocks, most), [*arguments, x, y])
+    return Launch.of(device, TILES, (min(blocks, most),), [*arguments, x, y])
 
 
 def permute(device: Device, shape: Shape, order: Sequence[int], x: Memory, y: Memory) -> Run | None:

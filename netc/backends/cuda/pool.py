@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from netc.backends.cuda.device import Argument, Device
-from netc.backends.cuda.device_form import fits, in_order
+from netc.backends.cuda.device_form import fits
 from netc.backends.cuda.division import divisor
 from netc.backends.cuda.elementwise import BLOCKS_PER_PROCESSOR, THREADS
 from netc.backends.cuda.kernel import Variant
-from netc.backends.cuda.launch import Launch
+from netc.backends.cuda.launch import Launch, in_order
 from netc.backends.cuda.memory import Memory
 from netc.backends.cuda.stream import advance_draw, stream_key
 from netc.backends.form import Form, Maker, Mode, Run
@@ -151,7 +151,7 @@ def draw(
     arguments = (*shape.arguments(*shape.output), x, y, chosen, *key, number)
     grid = _grid(device, shape.outputs, THREADS)
     pooling = Launch.of(device, STOCHASTIC[shape.chosen], grid, arguments)
-    return in_order((pooling, advance_draw(device, number)))
+    return in_order(pooling, advance_draw(device, number))
 
 
 def backward(device: Device, shape: PoolShape, dy: Memory, chosen: Memory | None, dx: Memory) -> Run:

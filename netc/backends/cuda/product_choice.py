@@ -9,7 +9,7 @@ from functools import partial
 from netc.backends.cuda.device import Device, Product
 from netc.backends.cuda.elementwise import FLOAT_BYTES
 from netc.backends.cuda.gemm import Tile, prepare_gemm, tiles_for
-from netc.backends.cuda.launch import one_after_another
+from netc.backends.cuda.launch import in_order
 from netc.backends.cuda.memory import Memory
 from netc.backends.cuda.scale import NO_RELU, scale
 from netc.backends.cuda.tuner import choose
@@ -52,7 +52,7 @@ def _apart(device: Device, product: Product, a: Memory, b: Memory, c: Memory, bi
     """The product by the library, then the bias and the ReLU in place."""
     channels, inner = (product.m, product.n) if product.bias == "row" else (product.n, 1)
     slope = NO_RELU if product.relu is None else product.relu
-    return one_after_another(
+    return in_order(
         device.bind_gemm(replace(product, bias=None, relu=None), a, b, c),
         scale(device, channels, inner, c, c, bias=bias, slope=slope),
     )

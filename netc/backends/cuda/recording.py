@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 
 from netc.backends.cuda.device import Device, Graph
-from netc.backends.step import Step
+from netc.backends.step import STEP_ERRORS, Step, explain
 
 
 class Recording:
@@ -42,10 +42,14 @@ class Recording:
     def _run(self) -> None:
         with self._temporaries():
             for step in self._steps:
-                if step.form.runs_on_xp:
-                    self._device.run_xp(step.run)
-                else:
-                    step.run()
+                try:
+                    if step.form.runs_on_xp:
+                        self._device.run_xp(step.run)
+                    else:
+                        step.run()
+                except STEP_ERRORS as error:
+                    explain(error, step)
+                    raise
 
 
 def record_steps(device: Device, steps: Iterable[Step]) -> list[Step]:

@@ -12,9 +12,10 @@ from typing import Any
 
 from netc.backends.cuda.activation import prepare_backward, prepare_forward
 from netc.backends.cuda.device import Device, Product
-from netc.backends.cuda.device_form import DeviceForm, fits, in_order
+from netc.backends.cuda.device_form import DeviceForm, fits
 from netc.backends.cuda.elementwise import FLOAT_BYTES
 from netc.backends.cuda.eltwise import add
+from netc.backends.cuda.launch import in_order
 from netc.backends.cuda.memory import Memory
 from netc.backends.cuda.recurrent_steps import lstm_backward, lstm_forward, rnn_backward, rnn_forward
 from netc.backends.cuda.reduce import Sums, sum_channels, sum_middle
@@ -211,7 +212,7 @@ class LSTM(Recurrent):
             state = (gates, statics, cont, c_prev, gates, c, self._step(b.tops[0], t))
             runs.append(lstm_forward(self.device, self.hidden, *state, *self._next(b, kept, t)))
         last = [self._step(b.tops[0], self.steps - 1), self._step(kept["c"], self.steps)]
-        return in_order(runs + self._hand_on(b, last))
+        return in_order(*runs + self._hand_on(b, last))
 
     def backward(self, b: Buffers) -> Run | None:
         weight, dc = self.memory(b.params[-1]), self.memory(b.workspace["dc"])
@@ -226,7 +227,7 @@ class LSTM(Recurrent):
                 runs.append(self._product_back(dgates, weight, b))
         dgates, before = self.memory(b.workspace["dgates"]), self.memory(b.saved["before"])
         runs.append(self._weight_gradient(dgates, before, self.hidden, self._all, b.param_grads[-1]))
-        return in_order(runs + self._to_inputs(b, dgates))
+        return in_order(*runs + self._to_inputs(b, dgates))
 
     def _around(self, states: Array, step: int) -> tuple[Memory, Memory]:
         """The states before and after a step."""
@@ -260,7 +261,7 @@ class RNN(Recurrent):
         runs.append(self._gemm((self._all, self.hidden, self.hidden), h, w_ho, y, b_o, trans_b=True))
         runs.append(prepare_forward(self.device, "TanH", y, y))
         runs.append(add(self.device, [y], top))
-        return in_order(runs + self._hand_on(b, [self._step(kept["h"], self.steps - 1)]))
+        return in_order(*runs + self._hand_on(b, [self._step(kept["h"], self.steps - 1)]))
 
     def backward(self, b: Buffers) -> Run | None:
         w_hh, w_ho = map(self.memory, b.params[-3:-1])
@@ -280,7 +281,7 @@ class RNN(Recurrent):
                 runs.append(self._product_back(dsums, w_hh, b))
         before = self.memory(b.saved["before"])
         runs.append(self._weight_gradient(whole, before, self.hidden, self._all, b.param_grads[-3]))
-        return in_order(runs + self._to_inputs(b, whole))
+        return in_order(*runs + self._to_inputs(b, whole))
 
     def flops(self) -> int:
         return super().flops() + 2 * self._all * self.hidden * self.hidden

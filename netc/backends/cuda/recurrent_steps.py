@@ -9,10 +9,10 @@ from __future__ import annotations
 import numpy as np
 
 from netc.backends.cuda.device import Argument, Device
-from netc.backends.cuda.device_form import prepare
 from netc.backends.cuda.division import divisor
 from netc.backends.cuda.elementwise import FLOAT_BYTES, THREADS, blocks_for
 from netc.backends.cuda.kernel import Variant
+from netc.backends.cuda.launch import Launch
 from netc.backends.cuda.memory import Memory
 from netc.backends.form import Run
 
@@ -83,4 +83,4 @@ def rnn_backward(
 def _prepare(device: Device, name: str, hidden: int, state: Memory, *memories: Memory | None) -> Run:
     n = state.nbytes // FLOAT_BYTES
     arguments: list[Argument] = [np.uint32(n), *divisor(hidden), *memories]
-    return prepare(device, VARIANTS[name], blocks_for(device, n, 1), arguments)
+    return Launch.of(device, VARIANTS[name], (blocks_for(device, n, 1),), arguments)

@@ -9,10 +9,11 @@ from typing import Final
 import numpy as np
 
 from netc.backends.cuda.device import Argument, Device
-from netc.backends.cuda.device_form import DeviceForm, fits, in_order, prepare
+from netc.backends.cuda.device_form import DeviceForm, fits
 from netc.backends.cuda.division import divisor
 from netc.backends.cuda.elementwise import FLOAT_BYTES, PACKS, THREADS, blocks_for, pack_of
 from netc.backends.cuda.kernel import Variant
+from netc.backends.cuda.launch import Launch, in_order
 from netc.backends.cuda.memory import Memory
 from netc.backends.form import Form, Maker, Mode, Run
 from netc.graph import Node
@@ -139,10 +140,10 @@ def sum_channels(
     inner = 1 if sums.by_rows else sums.inner
     sizes = (np.int32(sums.chunks), np.int32(sums.channels), np.int32(inner))
     arguments = (*sizes, parts[0], second_part, first, second, np.float32(factor), np.bool_(adds))
-    return in_order((
+    return in_order(
         _first_stage(device, sums, dy, x, (parts[0], second_part), 1, False),
-        prepare(device, ADD_SHARES, -(-sums.channels // WARP), arguments),
-    ))  # fmt: skip
+        Launch.of(device, ADD_SHARES, (-(-sums.channels // WARP),), arguments),
+    )  # fmt: skip
 
 
 def _first_stage(
@@ -161,21 +162,21 @@ def _first_stage(
         sizes = (np.int32(sums.outer), np.int32(sums.channels), np.int32(sums.inner))
         if sums.short:
             blocks = -(-sums.channels // WARPS)
-            return prepare(device, SHORT_ROWS[sums.term], blocks, (*sizes, packed, *last))
+            return Launch.of(device, SHORT_ROWS[sums.term], (blocks,), (*sizes, packed, *last))
         blocks = sums.channels * sums.chunks
-        return prepare(device, ROWS[sums.term], blocks, (*sizes, np.int32(sums.chunks), packed, *last))
+        return Launch.of(device, ROWS[sums.term], (blocks,), (*sizes, np.int32(sums.chunks), packed, *last))
     columns = sums.channels * sums.inner
     pack = whole if columns % whole == 0 else 1
     blocks = -(-columns // (WARP * pack)) * sums.chunks
     shape = (np.int32(sums.outer), np.int32(columns), np.int32(sums.chunks))
-    return prepare(device, COLUMNS[sums.term, pack], blocks, (*shape, *last))
+    return Launch.of(device, COLUMNS[sums.term, pack], (blocks,), (*shape, *last))
 
 
 def sum_middle(device: Device, outer: int, middle: int, inner: int, x: Memory, y: Memory) -> Run:
     """y (outer, inner) = the sum over the middle axis of x (outer, middle, inner)."""
     n = outer * inner
     arguments = (np.uint32(n), np.int32(middle), *divisor(inner), x, y)
-    return prepare(device, SUM_MIDDLE, blocks_for(device, n, 1), arguments)
+    return Launch.of(device, SUM_MIDDLE, (blocks_for(device, n, 1),), arguments)
 
 
 def spread_rows(
@@ -192,7 +193,7 @@ def spread_rows(
     n, pack = rows * columns, pack_of(x, dx)
     sizes = (np.uint32(n), np.bool_(pack > 1), *divisor(columns), *divisor(rows))
     arguments = (*sizes, dy, x, dx, np.float32(factor))
-    return prepare(device, SPREAD[slope], blocks_for(device, n, pack), arguments)
+    return Launch.of(device, SPREAD[slope], (blocks_for(device, n, pack),), arguments)
 
 
 # Reduction's operations: what is summed, and the slope of an element.

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
-from netc.backends.cuda.cache_folder import cache_folder
+from netc.backends.cache_folder import cache_folder
 from netc.backends.cuda.cubin import OPTIONS, compile_variants
 from netc.backends.cuda.kernel import Variant
 from netc.backends.cuda.nvrtc import Nvrtc

@@ -9,11 +9,12 @@ from typing import Final
 import numpy as np
 
 from netc.backends.cuda.device import Argument, Device
-from netc.backends.cuda.device_form import DeviceForm, fits, in_order, prepare
+from netc.backends.cuda.device_form import DeviceForm, fits
 from netc.backends.cuda.division import divisor
 from netc.backends.cuda.elementwise import FLOAT_BYTES, PACKS, THREADS, blocks_for, pack_of
 from netc.backends.cuda.eltwise import add, multiply
 from netc.backends.cuda.kernel import Variant
+from netc.backends.cuda.launch import Launch, in_order
 from netc.backends.cuda.memory import Memory
 from netc.backends.cuda.reduce import Sums, sum_channels
 from netc.backends.form import Form, Maker, Mode, Run
@@ -74,7 +75,7 @@ def _sizes(channels: int, inner: int, x: Memory, *others: Memory | None) -> tupl
 
 def _prepare(device: Device, name: str, x: Memory, arguments: Sequence[Argument]) -> Run:
     pack = PACKS[0] if arguments[1] else PACKS[1]
-    return prepare(device, VARIANTS[name], blocks_for(device, x.nbytes // FLOAT_BYTES, pack), arguments)
+    return Launch.of(device, VARIANTS[name], (blocks_for(device, x.nbytes // FLOAT_BYTES, pack),), arguments)
 
 
 class Broadcast(DeviceForm):
@@ -103,7 +104,7 @@ class Broadcast(DeviceForm):
         return scale(self.device, self.channels, self.inner, x, y, by=by, bias=bias, kept=kept)
 
     def backward(self, b: Buffers) -> Run | None:
-        return in_order([*self._sums(b), self._left_over(b), self._bottom_gradient(b)])
+        return in_order(*self._sums(b), self._left_over(b), self._bottom_gradient(b))
 
     def _sums(self, b: Buffers) -> list[Run | None]:
         """The gradients of the operand and of Scale's bias: written for bottom 1, added for parameters."""

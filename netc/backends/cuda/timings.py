@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from netc.backends.cuda.cache_folder import cache_folder
+from netc.backends.cache_folder import cache_folder
 from netc.backends.cuda.device import DeviceProperties
 from netc.backends.cuda.sources import digest, read_source
 from netc.errors import NetcError

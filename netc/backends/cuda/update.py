@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from netc.backends.clipping import clip_scale
-from netc.backends.cuda.device import Device, Graph
+from netc.backends.cuda.device import Device
 from netc.backends.cuda.elementwise import FLOAT_BYTES, PACKS, THREADS, blocks_for, pack_of
 from netc.backends.cuda.kernel import Variant
 from netc.backends.cuda.memory import Memory
@@ -19,7 +19,9 @@ from netc.backends.update_spec import UpdateSpec
 CHUNK = np.dtype(
     [("start", "i8"), ("count", "i4"), ("rate_multiplier", "f4"), ("decay", "f4"), ("unused", "i4")]
 )
-SCALARS = np.dtype([("rate", "f4"), ("gradient_scale", "f4"), ("correction", "f4"), ("norm", "f4")])
+SCALARS = np.dtype(
+    [("rate", "f4"), ("gradient_scale", "f4"), ("correction", "f4"), ("norm", "f4"), ("overflowed", "i4")]
+)
 CHUNK_ELEMENTS = 8192  # four sweeps of a block, each thread taking four floats and more
 
 # Solver type: the structure of update.cu, and how many history arrays it has.
@@ -38,13 +40,14 @@ def _variant(type_: str, l1: bool, pack: int) -> Variant:
     return Variant(f"update {type_} {'L1' if l1 else 'L2'} pack {pack}", "update.cu", expression, THREADS)
 
 
-VARIANTS = {
+UPDATE = {
     (type_, l1, pack): _variant(type_, l1, pack) for type_ in RULES for l1 in (False, True) for pack in PACKS
 }
 SQUARE_SUMS = {
     pack: Variant(f"square_sums pack {pack}", "update.cu", f"square_sums<{pack}>", THREADS) for pack in PACKS
 }
-CLIP_GRADIENTS = Variant("clip_gradients", "update.cu", "clip_gradients", THREADS)
+CLIP_GRADIENTS = Variant("clip_gradients", "update.cu", "clip_gradients<>", THREADS)
+VARIANTS = (*UPDATE.values(), *SQUARE_SUMS.values(), CLIP_GRADIENTS)
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,7 @@ def update(
         return
     aligned = all(start % PACKS[0] == 0 for start in chunks["start"])
     pack = pack_of(data, gradient, *history) if aligned else 1
-    kernel = device.load(VARIANTS[type_, constants.l1, pack])
+    kernel = device.load(UPDATE[type_, constants.l1, pack])
     first, second = (*history, None)[:2]
     numbers = (np.float32(constants.momentum), np.float32(constants.momentum2), np.float32(constants.delta))
     arguments = (chunk_memory, scalars, data, gradient, first, second, *numbers)
@@ -94,28 +97,47 @@ def update(
 
 
 def clip_gradients(
-    device: Device, gradient: Memory, sums: Memory, scalars: Memory, most: float, scale: float
+    device: Device,
+    gradient: Memory,
+    sums: Memory,
+    scalars: Memory,
+    most: float,
+    scale: float,
+    loss_scale: Memory | None = None,
 ) -> None:
     """Sets `gradient_scale` in the scalars: `scale`, less where the L2 norm of the gradients is above `most`.
 
-    A negative `most` clips nothing. `sums` is room for a double for each block of `blocks_for(...)`.
+    A negative `most` clips nothing. loss_scale: one number, how many times too large the gradients are; with
+    one, `overflowed` tells whether some are not finite. `sums` is room for a double for each block of
+    `blocks_for(...)`.
     """
     count, pack = gradient.nbytes // FLOAT_BYTES, pack_of(gradient)
     blocks = blocks_for(device, count, pack)
     kernel = device.load(SQUARE_SUMS[pack])
     device.launch(kernel, (blocks,), (THREADS,), (np.int64(count), gradient, sums))
-    arguments = (np.int32(blocks), sums, np.float32(most), np.float32(scale), scalars)
+    arguments = (np.int32(blocks), sums, np.float32(most), np.float32(scale), loss_scale, scalars)
     device.launch(device.load(CLIP_GRADIENTS), (1,), (THREADS,), arguments)
 
 
 class DeviceUpdate:
-    """A solver's update, bound to the arenas: recorded the second time it runs, replayed from then on."""
+    """A solver's update, bound to the arenas. What changes from one to the next lies in device memory, and
+    the device decides itself how far to clip, and whether to leave an update out."""
+
+    capturable = True
 
     def __init__(
-        self, device: Device, spec: UpdateSpec, data: Memory, grad: Memory, history: Sequence[Memory]
+        self,
+        device: Device,
+        spec: UpdateSpec,
+        data: Memory,
+        grad: Memory,
+        history: Sequence[Memory],
+        loss_scale: Memory | None = None,
     ) -> None:
+        """loss_scale: one number, how many times too large the gradients are."""
         self._device, self._spec = device, spec
         self._arrays = (data, grad, history)
+        self._loss_scale = loss_scale
         self._constants = UpdateConstants(spec.momentum, spec.momentum2, spec.delta, spec.l1)
         self._chunks = chunks_of(spec.runs)
         self._chunk_memory = device.allocate(max(self._chunks.nbytes, 1), "update chunks")
@@ -123,57 +145,42 @@ class DeviceUpdate:
         self._scalars = device.allocate(SCALARS.itemsize, "update scalars")
         blocks = blocks_for(device, grad.nbytes // FLOAT_BYTES, 1)
         self._sums = device.allocate(blocks * np.dtype(np.float64).itemsize, "sums of squares")
-        self._values = np.zeros(1, SCALARS)
-        self._warm = False
-        self._graph: Graph | None = None
+        self._needs_norm = spec.clip >= 0 or loss_scale is not None
+        self._prepared: tuple[float, float] | None = None
 
-    def apply(self, iteration: int, rate: float) -> None:
-        """One update; `iteration` were made before, `rate` is the learning rate of this one."""
-        self._values[0] = (rate, 1 / self._spec.iter_size, self._correction(iteration + 1), 0)
-        self._device.upload(self._scalars, self._values)
-        self._run_recorded()
-        if self._spec.clip >= 0:
-            norm = float(self._device.download(self._scalars, self._values)[0]["norm"])
-            clip_scale(norm, self._spec.clip)
+    def prepare(self, iteration: int, rate: float) -> None:
+        """`iteration` updates were made before the next, `rate` is its learning rate. Goes up where it has
+        changed."""
+        changing = rate, self._correction(iteration + 1)
+        if changing == self._prepared:
+            return
+        self._prepared = changing
+        self._device.upload(
+            self._scalars, np.array([(rate, 1 / self._spec.iter_size, changing[1], 0, 0)], SCALARS)
+        )
 
-    def apply_scaled(self, iteration: int, rate: float, scale: float) -> bool:
-        """The same for gradients that are `scale` times too large; False, and nothing is changed, where one
-        of them is not a finite number. The host decides: it waits for the norm."""
-        spec, (_, grad, _) = self._spec, self._arrays
-        clip_gradients(self._device, grad, self._sums, self._scalars, -1, 1)
-        norm = float(self._device.download(self._scalars, self._values)[0]["norm"]) / scale
-        if not math.isfinite(norm):
-            return False
-        clipped = clip_scale(norm, spec.clip) if spec.clip >= 0 else 1.0
-        gradient_scale = clipped / (spec.iter_size * scale)
-        self._values[0] = (rate, gradient_scale, self._correction(iteration + 1), norm)
-        self._device.upload(self._scalars, self._values)
-        self._update()
-        return True
-
-    def _run_recorded(self) -> None:
-        if self._graph is None and self._warm:
-            with self._device.capture() as graphs:
-                self._run()
-            self._graph = graphs[0]
-        if self._graph is not None:
-            self._graph.replay()
-        else:
-            self._run()
-            self._warm = True
-
-    def _run(self) -> None:
-        spec, (_, grad, _) = self._spec, self._arrays
-        if spec.clip >= 0:
-            clip_gradients(self._device, grad, self._sums, self._scalars, spec.clip, 1 / spec.iter_size)
-        self._update()
-
-    def _update(self) -> None:
-        data, grad, history = self._arrays
+    def run(self) -> None:
+        """One update. May be captured."""
+        spec, (data, grad, history) = self._spec, self._arrays
+        if self._needs_norm:
+            clip_gradients(
+                self._device, grad, self._sums, self._scalars, spec.clip, 1 / spec.iter_size, self._loss_scale
+            )
         update(
-            self._device, self._spec.type, self._constants, self._chunks, self._chunk_memory, self._scalars,
-            data, grad, history,
+            self._device, spec.type, self._constants, self._chunks, self._chunk_memory, self._scalars, data,
+            grad, history,
         )  # fmt: skip
+
+    def outcome(self) -> bool:
+        """False where the gradients of a scaled loss have overflowed."""
+        if not self._needs_norm:
+            return True
+        scalars = self._device.download(self._scalars, np.empty(1, SCALARS))[0]
+        if scalars["overflowed"]:
+            return False
+        if self._spec.clip >= 0:
+            clip_scale(float(scalars["norm"]), self._spec.clip)
+        return True
 
     def _correction(self, t: int) -> float:
         """Adam's, of the bias of its averages after t updates."""

@@ -7,17 +7,15 @@ from functools import partial
 
 import numpy as np
 
-from netc.backends.cuda import conv
-from netc.backends.cuda.conv_shape import ConvKernels, ConvShape, Pair
+from netc.backends.cuda.conv_shape import ConvShape, Pair, pieces
+from netc.backends.cuda.conv_work import Candidate, Images, workspace_of
 from netc.backends.cuda.device import Argument, Device, Product
-from netc.backends.cuda.elementwise import THREADS, blocks_for
+from netc.backends.cuda.elementwise import FLOAT_BYTES, THREADS, blocks_for
 from netc.backends.cuda.kernel import Variant
-from netc.backends.cuda.launch import Launch, one_after_another
+from netc.backends.cuda.launch import Launch, in_order
 from netc.backends.cuda.memory import Memory
 from netc.backends.form import Run
-from netc.errors import NetcError
 
-FLOAT_BYTES = 4
 ROWS, TILES, DEPTH = 64, 32, 8  # winograd_2x2: rows and tiles of a block, channels of a step
 SHARED_BYTES = 2 * DEPTH * 16 * (ROWS + TILES) * FLOAT_BYTES
 LEAST_CHANNELS = 32  # with fewer on either side the transforms cost what the multiplications save
@@ -27,9 +25,9 @@ FILTERS = {
     m: Variant(f"winograd filters {m}x{m}", "winograd.cu", f"winograd_filters<{m}>", THREADS, architecture=80)
     for m in (2, 4)
 }
-FUSED = Variant("winograd 2x2", "winograd.cu", "winograd_2x2", THREADS, SHARED_BYTES, architecture=80)
-INPUT = Variant("winograd 4x4 input", "winograd.cu", "winograd_4x4_input", THREADS, architecture=80)
-OUTPUT = Variant("winograd 4x4 output", "winograd.cu", "winograd_4x4_output", THREADS, architecture=80)
+FUSED = Variant("winograd 2x2", "winograd.cu", "winograd_2x2<>", THREADS, SHARED_BYTES, architecture=80)
+INPUT = Variant("winograd 4x4 input", "winograd.cu", "winograd_4x4_input<>", THREADS, architecture=80)
+OUTPUT = Variant("winograd 4x4 output", "winograd.cu", "winograd_4x4_output<>", THREADS, architecture=80)
 VARIANTS: tuple[Variant, ...] = (*FILTERS.values(), FUSED, INPUT, OUTPUT)
 
 
@@ -64,17 +62,17 @@ class Sides:
 
     def tiles(self, m: int) -> int:
         """Of m x m cells, in one image."""
-        return _up(self.p, m) * _up(self.q, m)
+        return pieces(self.p, m) * pieces(self.q, m)
 
     @property
     def row_pitch(self) -> int:
         """Rows of the filters that winograd_2x2 reads."""
-        return _up(self.rows, ROWS) * ROWS
+        return pieces(self.rows, ROWS) * ROWS
 
     @property
     def all_channels(self) -> int:
         """Channels of the filters that winograd_2x2 reads."""
-        return _up(self.channels, DEPTH) * DEPTH
+        return pieces(self.channels, DEPTH) * DEPTH
 
     @property
     def images_at_once(self) -> int:
@@ -93,41 +91,11 @@ def can_run(device: Device, shape: ConvShape) -> bool:
 def pays(device: Device, shape: ConvShape) -> bool:
     """Whether F(2 x 2) should run in place of a direct convolution: enough blocks, and channels for them."""
     blocks = min(
-        _up(sides.rows, ROWS) * _up(sides.n * sides.tiles(2), TILES)
+        pieces(sides.rows, ROWS) * pieces(sides.n * sides.tiles(2), TILES)
         for sides in (Sides.forward(shape), Sides.backward_data(shape))
     )
     enough = blocks >= device.properties.processors
     return can_run(device, shape) and min(shape.c, shape.k) >= LEAST_CHANNELS and enough
-
-
-def forward(
-    m: int,
-    device: Device,
-    shape: ConvShape,
-    x: Memory,
-    w: Memory,
-    y: Memory,
-    bias: Memory | None = None,
-    slope: float = 1.0,
-    workspace: Memory | None = None,
-) -> Run:
-    """Binds y = relu(w * x + bias) by F(m x m)."""
-    return BINDERS[m](device, Sides.forward(shape), x, w, y, bias, slope, _room(workspace))
-
-
-def backward_data(
-    m: int,
-    device: Device,
-    shape: ConvShape,
-    dy: Memory,
-    w: Memory,
-    dx: Memory,
-    bias: Memory | None = None,
-    slope: float = 1.0,
-    workspace: Memory | None = None,
-) -> Run:
-    """Binds dx = relu(w turned * dy + bias) by F(m x m)."""
-    return BINDERS[m](device, Sides.backward_data(shape), dy, w, dx, bias, slope, _room(workspace))
 
 
 def floats(m: int, sides: Sides) -> int:
@@ -138,59 +106,51 @@ def floats(m: int, sides: Sides) -> int:
     return 36 * (sides.channels * sides.rows + (sides.channels + sides.rows) * tiles)
 
 
-def _bind_2x2(
-    device: Device,
-    sides: Sides,
-    source: Memory,
-    w: Memory,
-    target: Memory,
-    bias: Memory | None,
-    slope: float,
-    workspace: Memory,
-) -> Run:
-    u = _part(workspace, 0, floats(2, sides))
+def _bind_2x2(device: Device, shape: ConvShape, work: Images, sides: Sides) -> Run:
+    u = workspace_of(work, floats(2, sides))
     pitch, tiles = sides.row_pitch, sides.n * sides.tiles(2)
-    filters = _bind_filters(device, 2, sides, pitch, sides.all_channels, 16 * pitch, pitch, w, u)
+    filters = _bind_filters(device, 2, sides, pitch, sides.all_channels, 16 * pitch, pitch, work.w, u)
     sizes = (sides.channels, sides.h, sides.w, sides.rows, pitch, sides.p, sides.q, *sides.pad, tiles)
-    arguments: list[Argument] = [*map(np.int32, sizes), source, u, bias, np.float32(slope), target]
-    grid = (pitch // ROWS * _up(tiles, TILES),)
-    return one_after_another(filters, Launch.of(device, FUSED, grid, arguments))
+    arguments: list[Argument] = [*map(np.int32, sizes), work.source, u]
+    arguments += [work.bias, np.float32(work.slope), work.target]
+    grid = (pitch // ROWS * pieces(tiles, TILES),)
+    return in_order(filters, Launch.of(device, FUSED, grid, arguments))
 
 
-def _bind_4x4(
-    device: Device,
-    sides: Sides,
-    source: Memory,
-    w: Memory,
-    target: Memory,
-    bias: Memory | None,
-    slope: float,
-    workspace: Memory,
-) -> Run:
+def _bind_4x4(device: Device, shape: ConvShape, work: Images, sides: Sides) -> Run:
     channels, rows = sides.channels, sides.rows
+    workspace = workspace_of(work, floats(4, sides))
     u = _part(workspace, 0, 36 * channels * rows)
-    runs: list[Run] = [_bind_filters(device, 4, sides, rows, channels, rows, channels * rows, w, u)]
+    runs: list[Run] = [_bind_filters(device, 4, sides, rows, channels, rows, channels * rows, work.w, u)]
     for first in range(0, sides.n, sides.images_at_once):
         images = min(sides.images_at_once, sides.n - first)
         tiles = images * sides.tiles(4)
         v = _part(workspace, 36 * channels * rows, 36 * channels * tiles)
         m = _part(workspace, 36 * channels * (rows + tiles), 36 * rows * tiles)
-        x = _part(source, first * channels * sides.h * sides.w, images * channels * sides.h * sides.w)
-        y = _part(target, first * rows * sides.p * sides.q, images * rows * sides.p * sides.q)
+        x = _part(work.source, first * channels * sides.h * sides.w, images * channels * sides.h * sides.w)
+        y = _part(work.target, first * rows * sides.p * sides.q, images * rows * sides.p * sides.q)
         sizes = (channels, sides.h, sides.w, sides.p, sides.q, *sides.pad, tiles)
         before: list[Argument] = [*map(np.int32, sizes), x, v]
-        after: list[Argument] = [*map(np.int32, (rows, sides.p, sides.q, tiles)), m, bias]
-        after += [np.float32(slope), y]
+        after: list[Argument] = [*map(np.int32, (rows, sides.p, sides.q, tiles)), m, work.bias]
+        after += [np.float32(work.slope), y]
         product = Product(rows, tiles, channels, trans_a=True, batch=36)
         runs += [
             Launch.of(device, INPUT, (blocks_for(device, channels * tiles, 1),), before),
             device.bind_gemm(product, u, v, m),
             Launch.of(device, OUTPUT, (blocks_for(device, rows * tiles, 1),), after),
         ]
-    return one_after_another(*runs)
+    return in_order(*runs)
 
 
 BINDERS = {2: _bind_2x2, 4: _bind_4x4}
+TILE_SIZES = tuple(BINDERS)
+
+
+def candidate(direction: str, shape: ConvShape, m: int) -> Candidate:
+    """F(m x m) of a direction that makes images."""
+    sides = Sides.forward(shape) if direction == "forward" else Sides.backward_data(shape)
+    name = f"winograd {m}x{m}"
+    return Candidate(name, name, partial(BINDERS[m], sides=sides), floats(m, sides))
 
 
 def _bind_filters(
@@ -212,29 +172,3 @@ def _bind_filters(
 
 def _part(memory: Memory, first: int, count: int) -> Memory:
     return memory.part(first * FLOAT_BYTES, count * FLOAT_BYTES)
-
-
-def _room(workspace: Memory | None) -> Memory:
-    if workspace is None:
-        raise NetcError("a convolution by Winograd's method was given no workspace")
-    return workspace
-
-
-def _up(a: int, b: int) -> int:
-    return -(-a // b)
-
-
-def _kernels(m: int) -> ConvKernels:
-    """F(m x m) towards both sides; the filters' gradient has no such form here and is the direct one."""
-    return ConvKernels(
-        f"winograd {m}x{m}",
-        partial(forward, m),
-        partial(backward_data, m),
-        conv.KERNELS.backward_weights,
-        lambda device, shape: floats(m, Sides.forward(shape)),
-        lambda device, shape: floats(m, Sides.backward_data(shape)),
-        conv.KERNELS.backward_weights_floats,
-    )
-
-
-KERNELS = {m: _kernels(m) for m in BINDERS}  # 4 x 4 only where it is asked for

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from netc.errors import NetcErrors
+from netc.graph.unread_options import say_what_is_read, unread_options
 from netc.layer import LAYER_TYPES
 from netc.proto import netc_pb2 as pb
 from netc.tools.lint.data_rules import labels_beyond_outputs, mirrored_tests, raw_pixels, unshuffled_images
@@ -294,6 +295,18 @@ def ignored_transforms(view: NetView) -> Iterator[Hit]:
                     )
 
 
+def options_not_read(view: NetView) -> Iterator[Hit]:
+    for layer in view.layers:
+        if (known := LAYER_TYPES.get(layer.type)) is None:
+            continue
+        for name in unread_options(known, layer.spec):
+            yield layer.hit(
+                f"{name} has no effect on a layer of type {layer.type}",
+                f"remove it, or correct the type; {say_what_is_read(known)}",
+                name,
+            )
+
+
 def unknown_types(view: NetView) -> Iterator[Hit]:
     for layer in view.layers:
         if not layer.type:
@@ -356,6 +369,7 @@ NET_RULES: Final[tuple[Rule[NetView], ...]] = (
     Rule(
         "ignored-transform", "warning", "old transform fields in data_param and its like", ignored_transforms
     ),
+    Rule("unread-options", "warning", "options of another type of layer", options_not_read),
     Rule("no-type", "error", "a layer without a type", unknown_types),
     Rule("raw-pixels", "note", "images that reach the net without mean and scale", raw_pixels),
     Rule("mirrored-test", "warning", "test images mirrored at random", mirrored_tests),

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from netc.backends.cuda.cache_folder import cache_folder
+from netc.backends.cache_folder import cache_folder
 from netc.backends.cuda.kernel import Variant
 from netc.backends.cuda.sources import digest, included_files, source_digest
 from netc.cores import cores_allowed

@@ -11,6 +11,7 @@ from netc.backends.cuda.emulator.compiler import build_runtime
 # One launch at a time: the runtime has one set of fibers. Whoever calls it holds this.
 LOCK = threading.RLock()
 
+SHARED = -1  # in place of a device's number, for shared memory
 ORDERS = {"forward": 0, "backward": 1, "random": 2}
 
 
@@ -73,7 +74,8 @@ SIGNATURES = {
     "emu_copy_defined": (None, [ctypes.c_size_t, ctypes.c_size_t, ctypes.c_size_t]),
     "emu_allow": (None, [ctypes.c_size_t, ctypes.c_size_t, ctypes.c_char_p]),
     "emu_allow_constants": (None, [ctypes.c_size_t, ctypes.c_size_t]),
-    "emu_set_site_base": (None, [ctypes.c_size_t]),
+    "emu_first_undefined": (ctypes.c_size_t, [ctypes.c_size_t, ctypes.c_size_t]),
+    "emu_set_place": (None, [ctypes.c_int, ctypes.c_size_t]),
     "emu_forget_allowed": (None, []),
 }
 

@@ -20,6 +20,7 @@ std::vector<Range> ranges;                     // of this launch
 size_t last_range;
 std::vector<Constants> constants;  // read-only data of this launch's library
 std::unique_ptr<Region> dynamic;
+int device;  // of this launch
 uintptr_t site_base;
 uint32_t first_block;  // of this launch
 
@@ -54,8 +55,8 @@ std::string describe(uintptr_t address) {
   }
   std::string inside;
   if (Region* region = find_region(address))
-    inside = region->freed ? ", inside " + region->name + ", which has been freed"
-                           : ", inside " + region->name + ", which this launch was not given";
+    inside = ", inside " + region->name + (region->freed ? ", which has been freed" : ", which this launch was not given") +
+             (region->device == device || region->is_shared() ? "" : ": it is another device's memory");
   for (const Range& range : ranges)
     if (address < range.begin && range.begin - address < NEAR)
       return std::to_string(range.begin - address) + " bytes before the start of " + range.name + inside;
@@ -65,12 +66,19 @@ std::string describe(uintptr_t address) {
 bool of_another_block(const Access& earlier) {
   return earlier.block != block_number || earlier.manner == Access::ATOMIC_OF_SEVERAL_BLOCKS;
 }
-// Whether two accesses to a byte may happen in either order. (Happens-before, in the one form that kernels have:
-// barriers of the block and of the warp. Blocks are never ordered.)
+// Whether an mbarrier orders an access before what the current thread does now.
+bool is_known(const Access& earlier) {
+  size_t i = knowledge_index(earlier.thread);
+  return i < current->known.size() && current->known[i] >= earlier.clock;
+}
+// Whether two accesses to a byte may happen in either order. (Happens-before, in the forms that kernels have:
+// barriers of the block and of the warp, and mbarriers. Blocks are never ordered.)
 bool unordered(const Access& earlier, const Access& now, bool shared) {
   if (!(earlier.bytes & now.bytes) || earlier.block < first_block) return false;
   if (earlier.manner != Access::PLAIN && now.manner != Access::PLAIN) return false;
   if (of_another_block(earlier)) return !shared;
+  if (is_known(earlier)) return false;
+  if (earlier.thread == COPY_ENGINE) return true;
   if (earlier.thread == now.thread || earlier.epoch != now.epoch) return false;
   bool same_warp = earlier.thread / 32 == now.thread / 32;
   return !(same_warp && earlier.warp_clock < now.warp_clock);
@@ -95,6 +103,12 @@ struct Checked {
 
   unsigned long offset() const { return address - range.begin; }
   void report_race(const char* what, const Access& earlier) const {
+    if (earlier.thread == COPY_ENGINE) {
+      add_report("unwaited bulk copy", site, "%s %s+%lu, which a bulk copy has brought, without waiting for its mbarrier",
+                 what, range.name.c_str(), offset())
+          ->earlier_site = site_base + earlier.site;
+      return;
+    }
     bool other = of_another_block(earlier);
     EmuReport* report = add_report(other ? "race between blocks" : "race", site,
                                    "%s %s+%lu without a barrier since thread %u%s", what, range.name.c_str(), offset(),
@@ -107,8 +121,9 @@ struct Checked {
 };
 
 void check_word(Word& word, const Access& now, const Checked& at) {
-  bool shared = at.range.region->shared;
+  bool shared = at.range.region->is_shared();
   if (word.copying & now.bytes) at.report("unwaited cp.async", " while a cp.async to it has not been waited for");
+  if (word.flying & now.bytes) at.report("unwaited bulk copy", " while a bulk copy to it is on its way");
   if (at.access != EMU_WRITE && (word.defined & now.bytes) != now.bytes) {
     at.report("uninitialised read", ", which nothing has written");
     word.defined |= now.bytes;
@@ -152,6 +167,7 @@ void check_access(uintptr_t address, unsigned bytes, int access, void* site) {
   now.block = block_number;
   now.epoch = block_epoch;
   now.warp_clock = current->warp_clock;
+  now.clock = current->clock;
   now.site = static_cast<uint32_t>(reinterpret_cast<uintptr_t>(site) - site_base);
   now.thread = static_cast<uint16_t>(current->number);
   now.manner = access == EMU_ATOMIC_ACCESS ? Access::ATOMIC : Access::PLAIN;
@@ -162,10 +178,13 @@ void check_access(uintptr_t address, unsigned bytes, int access, void* site) {
   }
 }
 
-void report_misaligned(uintptr_t address, void* site) {
+// An address in words; in fast mode no names are known.
+std::string place_of(uintptr_t address) {
   const Range* range = find_range(address, 1);
-  add_report("misaligned access", site, "a vector at %s+%lu", range ? range->name.c_str() : "an unknown address",
-             static_cast<unsigned long>(range ? address - range->begin : address));
+  return range ? range->name + "+" + std::to_string(address - range->begin) : "at address " + std::to_string(address);
+}
+void report_misaligned(uintptr_t address, void* site) {
+  add_report("misaligned access", site, "a vector at %s", place_of(address).c_str());
 }
 
 void mark_copying(void* shared, unsigned bytes, bool copying) {
@@ -179,17 +198,43 @@ void mark_copying(void* shared, unsigned bytes, bool copying) {
   }
 }
 
+void mark_flying(void* shared, unsigned bytes) {
+  auto begin = reinterpret_cast<uintptr_t>(shared);
+  Range* range = find_range(begin, bytes);
+  for (uintptr_t word = begin; range && word < begin + bytes; word += 4) {
+    range->region->word(word).flying = 15;
+    range->region->word(word).defined = 0;
+  }
+}
+void mark_landed(void* shared, unsigned bytes, uint32_t clock, void* site) {
+  Access landing;
+  landing.block = block_number;
+  landing.epoch = block_epoch;
+  landing.clock = clock;
+  landing.site = static_cast<uint32_t>(reinterpret_cast<uintptr_t>(site) - site_base);
+  landing.thread = COPY_ENGINE;
+  landing.bytes = 15;
+  auto begin = reinterpret_cast<uintptr_t>(shared);
+  Range* range = find_range(begin, bytes);
+  for (uintptr_t address = begin; range && address < begin + bytes; address += 4) {
+    Word& word = range->region->word(address);
+    word.written = landing;
+    word.defined = 15;
+    word.flying = 0;
+  }
+}
+
 void begin_launch_checks(uintptr_t dynamic_shared, size_t dynamic_bytes) {
   first_block = block_number + 1;
   last_range = 0;
   if (!dynamic_bytes) return;
-  dynamic = std::make_unique<Region>(dynamic_shared, dynamic_bytes, "dynamic shared memory", true);
+  dynamic = std::make_unique<Region>(dynamic_shared, dynamic_bytes, "dynamic shared memory", SHARED);
   ranges.push_back({dynamic->begin, dynamic->end, dynamic.get(), dynamic->name});
 }
 void begin_block_checks() {
   for (Range& range : ranges)
-    if (range.region->shared)
-      for (Word& word : range.region->words) word.defined = word.copying = 0;
+    if (range.region->is_shared())
+      for (Word& word : range.region->words) word.defined = word.copying = word.flying = 0;
 }
 void end_launch_checks() {
   ranges.clear();
@@ -199,8 +244,8 @@ void end_launch_checks() {
 
 // ---- called by emulator/runtime.py ----
 extern "C" {
-void emu_add_region(uintptr_t begin, size_t bytes, int shared, const char* name) {
-  regions.insert(first_after(begin), std::make_unique<Region>(begin, bytes, name, shared));
+void emu_add_region(uintptr_t begin, size_t bytes, int device, const char* name) {
+  regions.insert(first_after(begin), std::make_unique<Region>(begin, bytes, name, device));
 }
 unsigned emu_region_count() { return static_cast<unsigned>(regions.size()); }
 void emu_remove_region(uintptr_t begin) {
@@ -233,11 +278,22 @@ void emu_copy_defined(uintptr_t target, uintptr_t source, size_t bytes) {
     bits = static_cast<uint8_t>((bits & ~(1u << to_byte)) | (defined ? 1u << to_byte : 0u));
   }
 }
+// The offset of the first byte that nothing has written; `bytes` where all are.
+size_t emu_first_undefined(uintptr_t begin, size_t bytes) {
+  Region* region = find_region(begin);
+  for (size_t i = 0; region && i < bytes; ++i)
+    if (!(region->word(begin + i).defined >> ((begin + i) & 3) & 1)) return i;
+  return bytes;
+}
 // What the next launch may touch: parts of regions, whole shared variables, and its library's read-only data.
 void emu_allow(uintptr_t begin, size_t bytes, const char* name) {
   if (Region* region = find_region(begin)) ranges.push_back({begin, begin + bytes, region, name});
 }
 void emu_allow_constants(uintptr_t begin, uintptr_t end) { constants.push_back({begin, end}); }
-void emu_set_site_base(uintptr_t base) { site_base = base; }
+// Where the next launch runs: on which device, and from which address on its library lies.
+void emu_set_place(int number, uintptr_t base) {
+  device = number;
+  site_base = base;
+}
 void emu_forget_allowed() { end_launch_checks(); }
 }

@@ -30,6 +30,10 @@ void emu_check_vector(const void* address, unsigned bytes, int access);
 void emu_copy_async(void* shared, const void* global, unsigned bytes, unsigned source_bytes, void* site);
 void emu_copy_commit();
 void emu_copy_wait(unsigned groups_left);
+void emu_mbarrier_init(void* word, unsigned arrivals, void* site);
+void emu_mbarrier_arrive(void* word, unsigned expected_bytes, void* site);
+void emu_mbarrier_wait(void* word, unsigned parity, void* site);
+void emu_bulk_copy(void* shared, const void* global, unsigned bytes, void* word, void* site);
 [[noreturn]] void emu_fail(const char* kind, const char* text, void* site);
 }
 

@@ -91,16 +91,21 @@ void release_barrier() {
   ++block_epoch;
   ready.clear();
   next_ready = 0;
+  std::vector<Fiber*> met;
   for (Fiber& fiber : fibers) {
     if (fiber.state != Fiber::AT_BARRIER) continue;
     if (fiber.votes) *fiber.votes = votes;
     make_ready(fiber);
+    if (mbarriers_in_use()) met.push_back(&fiber);
   }
+  share_knowledge(met);
   votes = 0;
   at_barrier = 0;
   apply_order(0);
 }
 void report_deadlock() {
+  for (const Fiber& fiber : fibers)
+    if (fiber.state == Fiber::AT_MBARRIER) report_missing(fiber);  // once for each line
   for (const Fiber& fiber : fibers) {
     if (fiber.state != Fiber::IN_WARP_OPERATION) continue;
     EmuReport* report = add_report("deadlock", fiber.site,
@@ -121,6 +126,7 @@ Fiber* pick() {
       release_barrier();
       continue;
     }
+    if (land_bulk_copy()) continue;
     report_deadlock();
     abandoned = true;
     return nullptr;
@@ -167,6 +173,8 @@ void prepare(Fiber& fiber, unsigned number) {
   fiber.stack = stacks + number * SLOT_BYTES + GUARD_BYTES;
   fiber.warp_clock = fiber.copy_group = 0;
   fiber.copies.clear();
+  fiber.known.clear();
+  fiber.clock = 1;
   // What emu_switch_stack pops: six registers, then where to go. A function is entered with rsp % 16 == 8.
   void** top = reinterpret_cast<void**>(fiber.stack + STACK_BYTES - 64);
   *--top = nullptr;
@@ -212,6 +220,7 @@ void run_block(unsigned threads, void (*entry)(void**), void** arguments) {
   at_barrier = block_epoch = 0;
   votes = 0;
   if (check_mode) ++block_number;
+  forget_mbarriers();
   for (unsigned i = 0; i < threads; ++i) {
     prepare(fibers[i], i);
     warps[fibers[i].warp].alive |= 1u << fibers[i].lane;
@@ -221,6 +230,21 @@ void run_block(unsigned threads, void (*entry)(void**), void** arguments) {
   Fiber* first = pick();
   enter(first);
   emu_switch_stack(&launcher_stack, first->stack_pointer);
+  if (check_mode && !abandoned) report_flying();
+}
+void wait_for_phase(uintptr_t barrier, unsigned parity, void* site) {
+  current->state = Fiber::AT_MBARRIER;
+  current->awaited = barrier;
+  current->parity = parity;
+  current->site = site;
+  wait();
+}
+void wake_waiting(uintptr_t barrier, unsigned phases_complete) {
+  size_t from = ready.size();
+  for (Fiber& fiber : fibers)
+    if (fiber.state == Fiber::AT_MBARRIER && fiber.awaited == barrier && (phases_complete & 1) != fiber.parity)
+      make_ready(fiber);
+  apply_order(from);
 }
 void finish_copies(Fiber* fiber, unsigned first_group_left) {
   auto& copies = fiber->copies;
@@ -282,11 +306,14 @@ void emu_warp_meet(unsigned mask, void* mine, EmuExchange exchange, bool orders,
   exchange(lanes, mask);
   warp.arrived &= ~mask;
   size_t from = ready.size();
+  std::vector<Fiber*> met;
   for (unsigned i = 0; i < WARP; ++i) {
     if (!(mask >> i & 1)) continue;
     if (orders && mask == warp.alive) first[i].warp_clock = clock + 1;
+    if (orders && mbarriers_in_use()) met.push_back(&first[i]);
     if (&first[i] != me) make_ready(first[i]);
   }
+  share_knowledge(met);
   apply_order(from);
 }
 
