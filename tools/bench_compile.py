@@ -35,8 +35,9 @@ from netc.errors import NetcError
 from netc.graph import Build, State, build_graph
 from netc.passes import run_passes
 from netc.proto import netc_pb2 as pb
+from netc.runtime.demand import Demand
 from netc.runtime.param_store import ParamStore
-from netc.runtime.program import Arena, Demand, compile_program
+from netc.runtime.program import Arena, compile_program
 from netc.runtime.states import States
 
 KEYS: Final = ("net", "math", "architecture")

@@ -57,7 +57,7 @@ def run(flags: Flags) -> int:
     limit_threads(flags)
     backend = choose_device(flags)
     from netc.proto import netc_pb2 as pb
-    from netc.runtime.program import CHOICES
+    from netc.runtime.demand import CHOICES
     from netc.schema.net import read_net
     from netc.tools.listing import list_program
     from netc.tools.sketch import Request, sketch

@@ -22,7 +22,9 @@ from netc.errors import NetcError
 from netc.graph import Graph
 from netc.layer import Layer
 from netc.proto import netc_pb2 as pb
-from netc.runtime.program import Arena, Demand, ParamArrays, Program, compile_program, plan_program
+from netc.runtime.demand import Demand
+from netc.runtime.places import ParamArrays
+from netc.runtime.program import Arena, Program, compile_program, plan_program
 from netc.runtime.states import States
 from netc.version import __version__
 

@@ -21,9 +21,10 @@ from netc.proto import netc_pb2 as pb
 from netc.runtime import watch
 from netc.runtime.blob import Blob, OutputValue
 from netc.runtime.callbacks import LayerCallbacks, tell
+from netc.runtime.demand import Demand
 from netc.runtime.param_store import ParamStore
 from netc.runtime.parameters import Parameters
-from netc.runtime.program import Arena, Demand, Program, ShapeChange
+from netc.runtime.program import Arena, Program, ShapeChange
 from netc.runtime.programs import Programs, Shapes
 from netc.runtime.room import check_room
 from netc.runtime.states import States

@@ -15,7 +15,7 @@ from netc.layer.random import stream
 from netc.runtime.blob import Blob
 from netc.runtime.largest import naming_the_largest, param_elements
 from netc.runtime.parameters import Parameters
-from netc.runtime.program import ParamArrays
+from netc.runtime.places import ParamArrays
 from netc.runtime.transfer import borrow, counterparts
 from netc.schema.layer_keys import LayerKey, part_name
 

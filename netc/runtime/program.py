@@ -3,34 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from functools import partial
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from netc.backends.backend import Backend
-from netc.backends.form import PLAIN, Form, Mode, Run
-from netc.backends.layout import view
+from netc.backends.form import PLAIN, Form, Mode
 from netc.backends.selection import select_forms
 from netc.backends.step import STEP_ERRORS, ArenaForm, Step, explain
 from netc.graph import Graph, Node, Value
-from netc.layer import Array, Buffers, Scratch, Shape
+from netc.layer import Array, Buffers, Shape
 from netc.passes.memory import (
     AGAIN,
     MemoryPlan,
-    again,
-    before,
-    gradients_into,
-    is_given_gradient,
     plan_memory,
-    unused,
-    workspace,
 )
 from netc.passes.recompute import fit_memory
-from netc.runtime.again import AgainForm, Remembering, copy_all
-from netc.runtime.states import state_names
+from netc.runtime.again import AgainForm
+from netc.runtime.binding import Binding, fill_all
+from netc.runtime.demand import Demand
+from netc.runtime.places import ParamArrays, Places
 from netc.schema.layer_keys import LayerKey
 
 
@@ -49,36 +43,6 @@ class Arena:
         return self.memory
 
 
-@dataclass
-class ParamArrays:
-    """A parameter's values and, where gradients are computed, their gradients, in the shape that one layer
-    gives it."""
-
-    data: Array
-    diff: Array | None
-
-
-@dataclass
-class Demand:
-    """What a program is compiled for."""
-
-    backward: bool = True
-    holds: bool = False  # parameters stay as they are from one `prepare` to the next
-    fresh: bool = False  # a backward pass gives the parameters' gradients anew, rather than adding to them
-    keep_all: bool = True  # every blob stays readable after a pass; else only outputs and losses
-    poison: bool = False  # fill what is freed with NaN after every step: a check of the plan
-    dtype: Any = np.float32
-    without: frozenset[str] = frozenset()  # of `CHOICES`
-
-
-CHOICES = (
-    "fuse",
-    "layout",
-    "memory",
-    "recompute",
-)  # what a compilation does beyond what it must, and can leave
-
-
 @dataclass(frozen=True)
 class ShapeChange:
     """A node whose tops turn out, from values, to have other shapes than the program's."""
@@ -87,44 +51,46 @@ class ShapeChange:
     shapes: tuple[Shape, ...]
 
 
-Seed = tuple[Array, float]  # a gradient that no layer writes, and the value it is filled with
-
-
-class Filling(Form):
-    """Writes the gradients that no layer writes, before the backward that reads them."""
-
-    variant = "fill"
-    runs_on_xp = True
-
-
 @dataclass(eq=False)
 class Program:
     """Steps bound to their arrays. `forward` and `backward` run them all, or those of a range of nodes."""
 
     graph: Graph
     forms: Sequence[Form]
-    plan: MemoryPlan
-    memory: Array
+    places: Places
     demand: Demand
     backend: Backend
-    params: Mapping[tuple[LayerKey, int], ParamArrays]
-    buffers: dict[Node, Buffers] = field(default_factory=dict)
-    forward_steps: list[Step] = field(default_factory=list)
-    backward_steps: list[Step] = field(default_factory=list)
+    binding: Binding
     watcher: Callable[[Step, Buffers], None] | None = None  # called after every step
 
     def __post_init__(self) -> None:
         self._last = {value.name: value for value in self.graph.values()}
-        self._states = state_names(self.graph)
-        # Where backward reads what has been computed again: the arrays that it is bound to.
-        self._later: dict[Node, Buffers] = {}
+        self.forward_steps, self.backward_steps = self.binding.forward_steps, self.binding.backward_steps
+        self.buffers = self.binding.buffers
+        self.losses = [
+            (value.producer, value.loss_weight, self.data(value))
+            for value in self.graph.values()
+            if value.loss_weight
+        ]
         # What runs where nothing has to be looked at between steps: the same work, recorded where possible.
-        self._unwatched: dict[str, Sequence[Step]] = {}
+        record = self.backend.record
+        self._unwatched: dict[str, Sequence[Step]] = {
+            "forward": record(self.forward_steps),
+            "backward": record(self.backward_steps),
+            "both": record([*self.forward_steps, *self.backward_steps]),
+        }
         self._trained_by: Sequence[Step] | None = None  # the update that "iteration" was made with
         self._asks_for_shapes = any(node.layer.shapes_by_value for node in self.graph.nodes)
-        self.losses: list[tuple[Node, float, Array]] = []
-        self._preparations: list[Run] = []
-        self.loss_scale: Array | None = None
+
+    @property
+    def plan(self) -> MemoryPlan:
+        """Where everything lies in the program's memory."""
+        return self.places.plan
+
+    @property
+    def memory(self) -> Array:
+        """The arena that it works in."""
+        return self.places.memory
 
     def last_value(self, blob: str) -> Value:
         """What a blob holds when a pass is over."""
@@ -132,180 +98,15 @@ class Program:
 
     def data(self, value: Value) -> Array:
         """Where a value lies."""
-        if (param := value.memory.param) is not None:
-            return self.params[param.layer, param.index].data.reshape(value.shape)
-        return self._value(value.memory, "data", value)
-
-    def _later_data(self, value: Value) -> Array:
-        """Where a value lies during backward."""
-        if (value.memory, AGAIN) in self.plan.buffers:
-            return self._value(value.memory, AGAIN, value)
-        return self.data(value)
-
-    def buffers_of(self, step: Step) -> Buffers:
-        """The arrays that a step works on."""
-        later = self._later.get(step.node) if step.direction == "backward" else None
-        return later or self.buffers[step.node]
+        return self.places.data(value)
 
     def diff(self, value: Value) -> Array | None:
         """Where a value's gradient lies; None where the program computes none."""
-        if (value.diff_memory, "diff") not in self.plan.buffers:
-            return None
-        return self._value(value.diff_memory, "diff", value)
+        return self.places.diff(value)
 
-    def _value(self, owner: Value, kind: str, value: Value) -> Array:
-        offset = self.plan.buffers[owner, kind].offset
-        return view(self.backend, self.memory, offset, value, self.demand.dtype)
-
-    def _view(self, owner: Any, kind: str, shape: tuple[int, ...], dtype: Any = None) -> Array:
-        buffer = self.plan.buffers[owner, kind]
-        return self.backend.array(self.memory, buffer.offset, shape, dtype or self.demand.dtype)
-
-    def bind(self, states: Mapping[str, Array]) -> None:
-        """Gives every form its arrays and makes the steps."""
-        for form in self.forms:
-            buffers = self._buffers(form, states)
-            self.buffers.update(dict.fromkeys(form.nodes, buffers))
-            self._remember(form)
-            if run := self._bound(form, buffers, "forward"):
-                self.forward_steps.append(Step(form, "forward", run))
-            if run := form.prepare(buffers):
-                self._preparations.append(run)
-        for form in reversed(self.forms) if self.demand.backward else ():
-            if form.needs_backward:
-                for repeated in self.plan.schedule.again.get(form, ()):
-                    assert isinstance(repeated, Form)
-                    self._bind_again(repeated, form)
-                self._bind_backward(form)
-        for node in self.graph.nodes:
-            node.layer.attach(self.buffers[node])
-        self.losses = [
-            (value.producer, value.loss_weight, self.data(value))
-            for value in self.graph.values()
-            if value.loss_weight
-        ]
-        self._unwatched = {
-            "forward": self.backend.record(self.forward_steps),
-            "backward": self.backend.record(self.backward_steps),
-            "both": self.backend.record([*self.forward_steps, *self.backward_steps]),
-        }
-
-    def _bound(self, form: Form, buffers: Buffers, direction: str) -> Run | None:
-        """What a form makes of its arrays in one direction."""
-        backward = direction == "backward"
-        needs = form.backward_workspace if backward else form.forward_workspace
-        buffers.workspace = self._scratch(form, needs, partial(workspace, direction))
-        return form.backward(buffers) if backward else form.forward(buffers)
-
-    def _scratch(
-        self, form: Form, arrays: Mapping[str, Scratch], called: Callable[[str], str] = str
-    ) -> dict[str, Array]:
-        """A form's arrays; called: the names that they have in the plan."""
-        return {
-            name: self._view(form, called(name), scratch.shape, scratch.dtype)
-            for name, scratch in arrays.items()
-        }
-
-    def _buffers(self, form: Form, states: Mapping[str, Array]) -> Buffers:
-        return Buffers(
-            bottoms=[self.data(value) for value in form.inputs],
-            tops=[self.data(value) for value in form.outputs],
-            params=[self.params[param.layer, param.index].data for param in form.params],
-            saved=self._scratch(form, form.saved),
-            states={
-                name: states[key] for node in form.nodes for name, key in self._states.get(node, {}).items()
-            },
-        )
-
-    def _remember(self, form: Form) -> None:
-        """Before a forward that runs again: keeps the states that it begins from."""
-        if form in self.plan.schedule.again_step and (states := self.buffers[form.node].states):
-            pairs = [
-                (self._view(form, before(name), state.shape, state.dtype), state)
-                for name, state in states.items()
-            ]
-            self.forward_steps.append(Step(Remembering(form.nodes), "forward", partial(copy_all, pairs)))
-
-    def _bind_again(self, form: Form, needed_by: Form) -> None:
-        """Runs a form's forward once more, on what backward reads; states and parameters stay as they are."""
-        first = self.buffers[form.node]
-        places = enumerate(first.params)
-        buffers = Buffers(
-            bottoms=[self._later_data(value) for value in form.inputs],
-            tops=[self._later_data(value) for value in form.outputs],
-            params=[self._view_if(form, unused(i), param) for i, param in places],
-            saved=self._scratch(form, form.saved, again),
-            states={name: self._view_if(form, before(name), state) for name, state in first.states.items()},
-        )
-        if run := self._bound(form, buffers, AGAIN):
-            self.backward_steps.append(Step(AgainForm(form, needed_by), AGAIN, run))
-
-    def _view_if(self, form: Form, name: str, array: Array) -> Array:
-        """The place that an array of a form has for computing again, where it has one; else the array."""
-        if (form, name) not in self.plan.buffers:
-            return array
-        return self._view(form, name, array.shape, array.dtype)
-
-    def _backward_buffers(self, form: Form) -> Buffers:
-        """The arrays of a form's backward: forward's own, where nothing is computed again."""
-        forward = self.buffers[form.node]
-        repeated = form in self.plan.schedule.again_step
-        values = (*form.inputs, *form.outputs)
-        if not repeated and all((value.memory, AGAIN) not in self.plan.buffers for value in values):
-            return forward
-        later = replace(
-            forward,
-            bottoms=[self._later_data(value) for value in form.inputs],
-            tops=[self._later_data(value) for value in form.outputs],
-            saved=self._scratch(form, form.saved, again) if repeated else forward.saved,
-        )
-        self._later.update(dict.fromkeys(form.nodes, later))
-        return later
-
-    def _bind_backward(self, form: Form) -> None:
-        buffers = self._backward_buffers(form)
-        given = gradients_into(form, self.demand.keep_all)
-        buffers.top_grads = [self.diff(value) if value in given else None for value in form.outputs]
-        buffers.bottom_grads = [
-            self.diff(value) if wanted else None
-            for value, wanted in zip(form.inputs, form.input_needs_grad, strict=True)
-        ]
-        buffers.param_grads = [
-            self.params[param.layer, param.index].diff if wanted else None
-            for param, wanted in zip(form.params, form.param_needs_grad, strict=True)
-        ]
-        if self.demand.keep_all:
-            buffers.leftovers = {
-                i: self.diff(form.inputs[i])
-                for i in form.node.layer.leftovers
-                if not form.input_needs_grad[i]
-            }
-        run = None
-        self._zero_fresh(form, buffers)
-        if any(grad is not None for grad in (*buffers.bottom_grads, *buffers.param_grads)):
-            run = self._bound(form, buffers, "backward")
-        seeds = self._seeds(given)
-        if self.demand.keep_all:
-            fill_all(seeds)
-        elif run and seeds:
-            fill = partial(fill_all, seeds)
-            if self.loss_scale is not None:
-                fill = partial(fill_scaled, self.backend.xp, self.loss_scale, seeds)
-            self.backward_steps.append(Step(Filling(form.nodes), "backward", fill))
-        if run:
-            self.backward_steps.append(Step(form, "backward", run))
-
-    def _zero_fresh(self, form: Form, buffers: Buffers) -> None:
-        """Where a form only adds to gradients of parameters, they are zeros when it is the first to."""
-        if form.writes_fresh:
-            return
-        zeros: list[Seed] = [
-            (grad, 0.0)
-            for grad, fresh in zip(buffers.param_grads, form.fresh, strict=True)
-            if fresh and grad is not None
-        ]
-        if zeros:
-            self.backward_steps.append(Step(Filling(form.nodes), "backward", partial(fill_all, zeros)))
+    def buffers_of(self, step: Step) -> Buffers:
+        """The arrays that a step works on."""
+        return self.binding.buffers_of(step)
 
     def gradients_to_clear(self) -> list[Array]:
         """Where backward gives gradients anew: those of parameters to which it gives none."""
@@ -318,25 +119,13 @@ class Program:
             if fresh
         }
         rest = [param for param in self.graph.params() if param.owner is param and param not in given]
-        gradients = [self.params[param.layer, param.index].diff for param in rest]
+        gradients = [self.places.params[param.layer, param.index].diff for param in rest]
         return [gradient for gradient in gradients if gradient is not None]
-
-    def _seeds(self, given: Sequence[Value]) -> list[Seed]:
-        """The gradients that no layer writes, with what they hold: a loss weight, or zeros.
-
-        Where every blob stays, they are written once, as in Caffe, so that a user's own values hold.
-        Elsewhere their memory has other uses, and every pass writes them anew.
-        """
-        return [
-            (grad, value.loss_weight)
-            for value in given
-            if (value.loss_weight or not is_given_gradient(value)) and (grad := self.diff(value)) is not None
-        ]
 
     def prepare(self) -> None:
         """Makes of the parameters what forms keep of them; called when they have changed, where the demand
         says that they are held."""
-        for run in self._preparations:
+        for run in self.binding.preparations:
             run()
 
     def forward(self, nodes: Sequence[Node] | None = None, settled: Node | None = None) -> ShapeChange | None:
@@ -459,21 +248,9 @@ class Program:
             self.memory[buffer.offset : buffer.offset + buffer.nbytes] = 0xFF  # NaN in every float type
 
 
-def fill_scaled(xp: ModuleType, scale: Array, seeds: list[Seed]) -> None:
-    """Writes the gradients that no layer writes, times the loss scale."""
-    for grad, weight in seeds:
-        xp.multiply(scale.reshape((1,) * grad.ndim), grad.dtype.type(weight), out=grad)
-
-
 def total_of(array: np.ndarray) -> float:
     """The sum of an array, which most often is one number."""
     return float(array.item() if array.size == 1 else array.sum())
-
-
-def fill_all(seeds: list[Seed]) -> None:
-    """Writes the gradients that no layer writes."""
-    for grad, weight in seeds:
-        grad.fill(weight)
 
 
 def _shape(owner: Value | Form, kind: str) -> Shape | None:
@@ -504,11 +281,13 @@ def compile_program(
     """
     forms, plan = plan_program(graph, demand, backend, layout)
     memory = backend.allocate(plan.arena_bytes) if demand.keep_all else arena.reserve(plan.arena_bytes)
-    program = Program(graph, forms, plan, memory, demand, backend, params)
-    program.loss_scale = loss_scale
+    places = Places(plan, memory, backend, demand.dtype, params)
     with backend.preparing():
-        program.bind(states)
-    return program
+        binding = Binding(graph, forms, places, demand, states, loss_scale)
+        binding.bind()
+        for node in graph.nodes:
+            node.layer.attach(binding.buffers[node])
+        return Program(graph, forms, places, demand, backend, binding)
 
 
 def plan_program(

@@ -12,11 +12,12 @@ import numpy as np
 from netc.backends.backend import Backend
 from netc.graph import Graph, Node
 from netc.layer import Array, Shape, SourceLayer
+from netc.runtime.demand import Demand
 from netc.runtime.feeding import feeds_of
 from netc.runtime.largest import blob_elements, naming_the_largest
 from netc.runtime.layout_choice import choose_layout
 from netc.runtime.param_store import ParamStore
-from netc.runtime.program import Arena, Demand, Program, ShapeChange, compile_program
+from netc.runtime.program import Arena, Program, ShapeChange, compile_program
 from netc.runtime.states import States
 from netc.schema.layer_keys import LayerKey
 

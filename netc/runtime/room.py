@@ -10,10 +10,12 @@ from netc.backends.backend import Backend
 from netc.errors import NetcError
 from netc.graph import Graph
 from netc.layer.base import count
+from netc.runtime.demand import Demand
 from netc.runtime.largest import blob_elements, naming_the_largest, param_elements
 from netc.runtime.param_store import owned_params
 from netc.runtime.parameters import flat_elements
-from netc.runtime.program import Arena, Demand, ParamArrays, plan_program
+from netc.runtime.places import ParamArrays
+from netc.runtime.program import Arena, plan_program
 from netc.schema.layer_keys import LayerKey
 
 PARAMETERS_AND_GRADIENTS = 2

@@ -12,7 +12,7 @@ from netc.errors import NetcError, raise_errors
 from netc.graph import Node
 from netc.layer import Shape
 from netc.runtime.blob import Blob
-from netc.runtime.program import ParamArrays
+from netc.runtime.places import ParamArrays
 from netc.schema.layer_keys import LayerKey, name_of
 from netc.schema.stored import StoredArray
 from netc.schema.weights import same_shape

@@ -13,6 +13,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
 from netc.errors import NetcError, raise_errors
+from netc.proto import netc_pb2 as pb
 from netc.schema.fields import is_repeated, required_names
 from netc.schema.positions import Lines, Path, Positions
 from netc.schema.reading import decode_text, read_file_text
@@ -25,6 +26,12 @@ __all__ = ["Parsed", "Positions", "format_text", "parse_text", "read_text"]
 MOST_ERRORS = 100
 CLOSERS = {"{": "}", "<": ">", "[": "]"}
 STRING_TYPES = (FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_BYTES)
+
+# By the message that is wanted: what may be given in its place, and what to do then.
+MISTAKEN: dict[str, tuple[str, Callable[[], Message], str]] = {
+    "SolverParameter": ("net", pb.NetParameter, "give the net as -model, and its solver as -solver"),
+    "NetParameter": ("solver", pb.SolverParameter, "give the solver as -solver, and its net as -model"),
+}
 
 _UNQUOTED = re.compile(r"[^\s{}<>\"']+")
 
@@ -56,8 +63,22 @@ def parse_text(text: str | bytes, message_class: Callable[[], M], file: str = "<
     message = message_class()
     parser = _Parser(text, file)
     parser.parse(message)
-    raise_errors(parser.errors)
+    if parser.errors:
+        raise_errors(_mistaken(text, message.DESCRIPTOR.name, file) or parser.errors)
     return Parsed(message, parser.positions)
+
+
+def _mistaken(text: str, wanted: str, file: str) -> list[NetcError]:
+    """The one error to raise where a whole net was given for a solver, or the other way round."""
+    if wanted not in MISTAKEN:
+        return []
+    name, message_class, remedy = MISTAKEN[wanted]
+    other = _Parser(text, file)
+    other.parse(message := message_class())
+    if other.errors or not message.ListFields():
+        return []
+    place = other.positions.at()
+    return [NetcError(f"this is a {name}", at=place, expected=f"a {wanted}", remedy=remedy)]
 
 
 def format_text(message: Message) -> str:

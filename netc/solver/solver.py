@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import secrets
 from collections.abc import Iterable, Sequence
@@ -17,6 +16,7 @@ from netc.schema.state import SolverState, check_state_size
 from netc.schema.text import format_text
 from netc.schema.weights import check_binary_size, check_hdf5_names
 from netc.solver.definition import own_definition, rule_class
+from netc.solver.divergence import Divergence
 from netc.solver.hooks import Hook
 from netc.solver.iteration import Iteration
 from netc.solver.loss_scale import LossScale
@@ -77,7 +77,7 @@ class Solver:
         self._stop_requested = False
         self._snapshot_requested = False
         self._snapshot_iter: int | None = None  # the iteration that a snapshot on disk already holds
-        self._warned_of_loss = False
+        self._divergence = Divergence(self.param.base_lr)
         self._window = LossWindow(self.param.average_loss)
         self._window_restored = False
         self._weights = [*self.param.weights, *([weights] if isinstance(weights, str) else weights or ())]
@@ -283,20 +283,13 @@ class Solver:
         return self.stopped
 
     def _take_loss(self, loss: float) -> None:
-        """Takes an iteration's loss into the window; says once where it is lost."""
+        """Takes an iteration's loss into the window."""
         self.loss = loss
         self._window.add(self.loss)
-        if not math.isfinite(self.loss) and not self._warned_of_loss:
-            self._warned_of_loss = True
-            log.warning(
-                "Iteration %d: the loss is %g and will not recover. Start again with a lower base_lr "
-                "(now %g) or with clip_gradients, and check the data for values that are not numbers.",
-                self.iter,
-                self.loss,
-                self.param.base_lr,
-            )
+        self._divergence.look_at_loss(loss, self.iter)
 
     def _show(self) -> None:
+        self._divergence.look_at_parameters(self.net, self.iter)
         done, seconds = self.iter - self._shown_iter, self._shown.seconds
         say_iteration(self.iter, done, round(seconds, 6), self.param.display, self.smoothed_loss)
         say_waiting(self._shown.share)

@@ -11,8 +11,9 @@ import numpy as np
 from netc.backends.backend import Backend
 from netc.backends.step import Step
 from netc.layer import Buffers
+from netc.runtime.demand import Demand
 from netc.runtime.param_store import ParamStore
-from netc.runtime.program import Arena, Demand, Program, compile_program
+from netc.runtime.program import Arena, Program, compile_program
 from netc.runtime.states import States
 from netc.tools.cost import graph_costs
 from netc.tools.sketch import Sketch

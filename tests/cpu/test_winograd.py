@@ -7,11 +7,11 @@ import sys
 import numpy as np
 import pytest
 
-from netc.backends.cpu import loops, winograd
+from netc.backends.cpu import loops
 from netc.backends.cpu.conv import make_convolution
 from netc.backends.cpu.conv_bn import ScaledConvolutionForm, make_convolution_batch_norm
 from netc.backends.cpu.filters import FiltersForm
-from netc.backends.cpu.winograd import Task, data_task
+from netc.backends.cpu.winograd_task import Task, blocks, data_task
 from netc.backends.form import Form, Mode
 from netc.layer import Buffers
 from netc.proto import netc_pb2 as pb
@@ -185,7 +185,7 @@ def test_without_numba_onednn_does_it_all(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_every_tile_is_in_one_block() -> None:
-    assert list(winograd.blocks(10, 4)) == [(0, 4), (4, 4), (8, 2)]
+    assert list(blocks(10, 4)) == [(0, 4), (4, 4), (8, 2)]
     task = Task((4, 56, 56), (4, 56, 56), (1, 1), 3, 1, 256, 256, 1)
-    assert sum(count for _, count in winograd.blocks(task.tiles, task.block())) == task.tiles == 4 * 14 * 14
+    assert sum(count for _, count in blocks(task.tiles, task.block())) == task.tiles == 4 * 14 * 14
     assert data_task(data_task(task)) == task

@@ -19,7 +19,8 @@ from netc.passes.memory import MemoryPlan, Unit, plan_memory
 from netc.passes.recompute import find_groups, run_again
 from netc.proto import netc_pb2 as pb
 from netc.runtime import Net
-from netc.runtime.program import Demand, plan_program
+from netc.runtime.demand import Demand
+from netc.runtime.program import plan_program
 from netc.schema.net import read_net
 from netc.schema.text import parse_text
 from netc.tools.sketch import Request, sketch
@@ -230,7 +231,7 @@ def test_a_plan_that_forgets_what_states_were_is_noticed(
     expected = train(net, backend)
     backend.memory_limit = 1
     drop(1.0, 0)
-    monkeypatch.setattr("netc.runtime.program.copy_all", lambda pairs: None)
+    monkeypatch.setattr("netc.runtime.binding.copy_all", lambda pairs: None)
     assert train(net, backend).losses != expected.losses
 
 

@@ -11,7 +11,8 @@ from netc.backends.cpu import CpuBackend
 from netc.backends.form import BLOCKED, NHWC
 from netc.proto import netc_pb2 as pb
 from netc.runtime import Net, layout_choice
-from netc.runtime.program import Demand, Program
+from netc.runtime.demand import Demand
+from netc.runtime.program import Program
 
 pytestmark = pytest.mark.skipif(not CpuBackend().forms, reason="oneDNN is not installed: one layout only")
 

@@ -305,3 +305,22 @@ def test_an_unreadable_file_is_named(tmp_path: Path) -> None:
     path.chmod(0)
     with pytest.raises(NetcError, match="permissions"):
         read_text(path, pb.NetParameter)
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted", "what"),
+    [
+        ('layer { name: "a" type: "ReLU" bottom: "x" top: "y" }', pb.SolverParameter, "this is a net"),
+        ('base_lr: 0.1 net: "net.prototxt"', pb.NetParameter, "this is a solver"),
+    ],
+)
+def test_a_net_given_for_a_solver_is_one_error(text: str, wanted: type, what: str) -> None:
+    with pytest.raises(NetcError, match=what) as caught:
+        parse_text(text, wanted, "given.prototxt")
+    assert "given.prototxt:1:1" in str(caught.value)
+    assert "-solver" in str(caught.value)
+
+
+def test_a_mistake_in_either_stays_that_mistake() -> None:
+    with pytest.raises(NetcError, match="base_rl"):
+        parse_text('base_rl: 0.1 net: "net.prototxt"', pb.SolverParameter)

@@ -14,6 +14,7 @@ from netc.errors import NetcError
 from netc.proto import netc_pb2 as pb
 from netc.runtime import OutputValue
 from netc.solver import AdamSolver, Hook, SGDSolver, Solver, get_solver
+from netc.solver.divergence import Divergence
 from netc.solver.loss_window import LossWindow
 from tests.solver.small_run import make_small_run
 
@@ -159,6 +160,20 @@ def test_on_end_is_called_when_training_fails(folder: Path) -> None:
     with pytest.raises(NetcError, match="enough"):
         solver.solve()
     assert diary.at("end") == [1]
+
+
+def test_parameters_that_are_no_numbers_are_warned_of_where_the_loss_hides_them(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    solver = get_solver(make_small_run(folder))
+    divergence = Divergence(base_lr=0.1)
+    divergence.look_at_parameters(solver.net, 1)
+    assert not caplog.records
+    solver.net.params["ip"][0].data[0, 0] = math.nan
+    for iteration in (2, 3):
+        divergence.look_at_parameters(solver.net, iteration)
+    warnings = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert ["parameters are no longer numbers" in record.getMessage() for record in warnings] == [True]
 
 
 def test_a_loss_that_is_no_number_is_warned_of_once(folder: Path, caplog: pytest.LogCaptureFixture) -> None:

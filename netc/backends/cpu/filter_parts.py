@@ -17,7 +17,8 @@ from netc.backends.cpu.chain import in_sequence
 from netc.backends.cpu.geometry import Geometry
 from netc.backends.cpu.onednn import Engine, Refused
 from netc.backends.cpu.onednn.product import Product
-from netc.backends.cpu.winograd import Correlation, FilterGradient, Task, data_task, forward_task
+from netc.backends.cpu.winograd import Correlation, FilterGradient
+from netc.backends.cpu.winograd_task import Task, data_task, forward_task
 from netc.backends.form import Run
 from netc.layer import Array, Scratch
 
