@@ -67,7 +67,8 @@ def test_an_interrupt_of_the_terminal_reaches_only_the_parent(make_database, pic
     then = """
 try:
     print('ready', flush=True)
-    time.sleep(60)
+    for _ in range(600):
+        time.sleep(0.1)  # a signal that comes just before a long sleep would not end it
 except KeyboardInterrupt:
     source.next()
     print('went on')
