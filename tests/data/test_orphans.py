@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 SCRIPT = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background may be told to ignore it
 from netc.data import open_source
 from netc.proto import netc_pb2 as pb
 layer = pb.LayerParameter(name="d", type="Data", top=["data"])
