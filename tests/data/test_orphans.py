@@ -13,7 +13,7 @@ import pytest
 
 SCRIPT = """
 import signal, sys, time
-signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background may be told to ignore it
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job may ignore it
 from netc.data import open_source
 from netc.proto import netc_pb2 as pb
 layer = pb.LayerParameter(name="d", type="Data", top=["data"])
