@@ -205,9 +205,8 @@ class FilterGradient:
             part = weight.reshape(task.groups, -1)[group]
             runs.append(self._filters(workspace["filter points"], part, scratch, adds[0]))
         if bias is not None:
-            runs.append(
-                partial(sum_up, sums.reshape(-1, task.outputs), _group(bias, group, task.outputs), adds[1])
-            )
+            rows, total = sums.reshape(-1, task.outputs), np.empty(task.outputs)
+            runs.append(partial(sum_up, rows, total, _group(bias, group, task.outputs), adds[1]))
         return runs
 
     def _products(self, before: Array, after: Array, points: Array, *, add: bool) -> list[Run]:
@@ -273,12 +272,12 @@ def loop_scratch(task: Task) -> Scratch:
     return Scratch((threads_for(most) * SCRATCH,), np.float32)
 
 
-def sum_up(sums: Array, target: Array, adds: bool) -> None:
-    """target = the sum of the rows (+ target with `adds`)."""
-    total = sums.sum(axis=0)
+def sum_up(sums: Array, total: Array, target: Array, adds: bool) -> None:
+    """target = the sum of the rows (+ target with `adds`); total: a row to work in."""
+    np.sum(sums, axis=0, out=total)
     if adds:
-        total += target
-    target[:] = total
+        np.add(total, target, out=total)
+    np.copyto(target, total, casting="same_kind")
 
 
 def _matrices(array: Array, rows: int, columns: int) -> Array:
