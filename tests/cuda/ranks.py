@@ -7,8 +7,9 @@ from threading import Thread
 
 import numpy as np
 
-from netc.backends.cuda.collectives import Collective, join
+from netc.backends.cuda.collectives import Collective
 from netc.backends.cuda.emulated_device import EmulatedDevice
+from netc.backends.cuda.join import join
 from netc.backends.cuda.memory import Memory
 from tests.cuda.arrays import put
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from netc.backends.cuda.collectives import join
 from netc.backends.cuda.cupy_device import CupyDevice
+from netc.backends.cuda.join import join
 from netc.backends.cuda.nccl import NcclCollective, join_gpus
 from netc.errors import NetcError
 from tests.cuda.stand_in_cupy import StandInCupy

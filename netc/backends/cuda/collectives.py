@@ -8,7 +8,6 @@ it. All ranks must make the same calls in the same order. A call may be captured
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -21,7 +20,6 @@ from netc.errors import NetcError
 # The types that can be summed, and whether a mean of them is a number of the same type.
 TYPES = {"float32": True, "float64": True, "int32": False, "int64": False}
 OPERATIONS = ("sum", "mean")
-PATIENCE_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
@@ -130,26 +128,3 @@ class Collective(ABC):
     @abstractmethod
     def _check(self) -> None:
         """Raises NetcError where it is known that a rank has failed."""
-
-
-def join(devices: Sequence[Device], patience: float = PATIENCE_SECONDS) -> Sequence[Collective]:
-    """The collectives of several devices of one process, in the order of their ranks.
-
-    patience: for how many seconds the emulator lets a rank wait for another.
-    Raises NetcError where the devices cannot work together.
-    """
-    from netc.backends.cuda.cupy_device import CupyDevice
-    from netc.backends.cuda.emulated_collectives import join_emulated
-    from netc.backends.cuda.emulated_device import EmulatedDevice
-    from netc.backends.cuda.nccl import join_gpus
-
-    names = ", ".join(device.properties.name for device in devices)
-    if not devices or len(set(map(id, devices))) < len(devices):
-        raise NetcError("every rank needs a device of its own", found=names or "no device")
-    emulated = [device for device in devices if isinstance(device, EmulatedDevice)]
-    gpus = [device for device in devices if isinstance(device, CupyDevice)]
-    if len(emulated) == len(devices):
-        return join_emulated(emulated, patience)
-    if len(gpus) == len(devices):
-        return join_gpus(gpus)
-    raise NetcError("devices of different kinds cannot work together", expected="one kind", found=names)
