@@ -17,7 +17,7 @@ import lmdb
 
 from netc.data.database import MARKS
 from netc.errors import NetcError
-from netc.schema.atomic import sync_folder
+from netc.schema.atomic import is_running, sync_folder
 
 log = logging.getLogger(__name__)
 
@@ -154,20 +154,10 @@ def _remove_stale(parent: str, name: str) -> None:
             found.startswith(prefix)
             and found.endswith(".tmp")
             and process.isdigit()
-            and not _is_running(int(process))
+            and not is_running(int(process))
         ):
             log.info("removing %s, left by a conversion that was killed", os.path.join(parent, found))
             shutil.rmtree(os.path.join(parent, found), ignore_errors=True)
-
-
-def _is_running(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _put_in_place(building: str, folder: str) -> None:

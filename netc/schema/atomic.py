@@ -120,12 +120,13 @@ def _remove_stale(target: Path) -> None:
             if not (name.startswith(prefix) and name.endswith(suffix)):
                 continue
             process = name[len(prefix) :].partition("-")[0]
-            if process.isdigit() and not _is_running(int(process)):
+            if process.isdigit() and not is_running(int(process)):
                 log.info("removing %s, left by a writer that was killed", name)
                 (target.parent / name).unlink()
 
 
-def _is_running(process: int) -> bool:
+def is_running(process: int) -> bool:
+    """Whether a process of this machine lives."""
     try:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):
