@@ -21,6 +21,8 @@ from netc.proto import netc_pb2 as pb
 from netc.schema.hdf5 import probe_hdf5
 
 FIELD = "hdf5_data_param"
+LIST = "the list of HDF5 files"
+LIST_REMEDY = "source names a text file with one .h5 path a line"
 CHUNK_BYTES = 32 << 20  # read at once where the order is the file's own
 SHUFFLED_CHUNK_BYTES = 1 << 30  # ... and where it is not: a file up to this size is shuffled as a whole
 PROBED_BYTES = 256 << 20  # up to this size a file is first read by another process, which damage may kill
@@ -244,14 +246,12 @@ def _read_sources(source: str, origin: Origin) -> list[str]:
     try:
         with open(source, encoding="utf-8") as file:
             files = [line.strip() for line in file if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+    except OSError as error:
+        raise origin.unreadable(LIST, source, error, FIELD, "source", remedy=LIST_REMEDY) from error
+    except UnicodeDecodeError as error:
         raise origin.error(
-            f"the list of HDF5 files {source} cannot be read: {reason}",
-            FIELD,
-            "source",
-            remedy="source names a text file with one .h5 path a line",
+            f"{LIST} {source} cannot be read: it is not text", FIELD, "source", remedy=LIST_REMEDY
         ) from error
     if not files:
-        raise origin.error(f"the list of HDF5 files {source} is empty", FIELD, "source")
+        raise origin.error(f"{LIST} {source} is empty", FIELD, "source")
     return files

@@ -16,7 +16,7 @@ from netc.errors import Location, NetcError, raise_errors
 
 MOST_ERRORS_SHOWN = 10
 LINES_TRIED = 100
-WHOLE_NUMBER = re.compile(r"[+-]?[0-9]+")
+WHOLE_NUMBER = re.compile(r"[+-]?[0-9]+(?:\.0*)?")
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,10 @@ def read_list(
 ) -> list[ListedImage]:
     """The lines `path label` of a file; blank lines are left out.
 
-    A path may hold spaces: the label is the last word of the line, a whole number (Caffe's `atoi` would make
-    0 of anything else). several: lines may end in several labels, any numbers; how many is settled by the
-    first files that exist below `root`. Raises NetcError at the lines that are wrong.
+    A path may hold spaces: the label is the last word of the line, a whole number, perhaps written 3.0
+    (Caffe's `atoi` would cut 0.5 to 0, and make 0 of words). several: lines may end in several labels, any
+    numbers; how many is settled by the first files that exist below `root`. Raises NetcError at the lines
+    that are wrong.
     """
     lines = read_lines(path, origin, field)
     labels = _count_labels(lines, root) if several else 1
@@ -63,10 +64,8 @@ def read_lines(path: str, origin: Origin, field: tuple[str, ...]) -> list[tuple[
         with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
             return [(number, line.rstrip()) for number, line in enumerate(file, 1) if line.strip()]
     except OSError as error:
-        raise origin.error(
-            f"the image list {path} cannot be read: {error.strerror}",
-            *field,
-            remedy="name a file of lines `path label`",
+        raise origin.unreadable(
+            "the image list", path, error, *field, remedy="name a file of lines `path label`"
         ) from error
 
 

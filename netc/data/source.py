@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from netc.data.raw_images import RawBatch, RawImages
 from netc.errors import Location, NetcError
+from netc.schema.reading import near_names
 
 Shape = tuple[int, ...]
 Locate = Callable[..., Location | None]
@@ -39,6 +41,13 @@ class Origin:
             details.setdefault("layer", f"{self.name} ({self.type})")
         details.setdefault("at", self.locate(*path))
         return NetcError(what, **details)
+
+    def unreadable(self, what: str, file: str, error: OSError, *path: str, remedy: str) -> NetcError:
+        """The error for a file that cannot be opened; for a missing one it says what lies near."""
+        near = near_names(Path(file)) if isinstance(error, FileNotFoundError) else None
+        if near:
+            remedy = f"{near} {remedy}" if near.endswith("?") else f"{near}; {remedy}"
+        return self.error(f"{what} {file} cannot be read: {error.strerror}", *path, remedy=remedy)
 
 
 class Source:

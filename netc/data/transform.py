@@ -181,8 +181,8 @@ class Transformer:
             with open(path, "rb") as file:
                 blob = pb.BlobProto.FromString(file.read())
         except OSError as error:
-            raise self._error(
-                f"the mean file {path} cannot be read: {error.strerror}", "mean_file", remedy=remedy
+            raise self._origin.unreadable(
+                "the mean file", path, error, FIELD, "mean_file", remedy=remedy
             ) from error
         except DecodeError as error:
             raise self._error(f"{path} is not a mean file", "mean_file", remedy=remedy) from error

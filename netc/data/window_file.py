@@ -39,11 +39,8 @@ def read_window_file(path: str, origin: Origin, field: tuple[str, ...] = ()) -> 
         with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
             words = file.read().split()
     except OSError as error:
-        raise origin.error(
-            f"the window file {path} cannot be read: {error.strerror}",
-            *field,
-            remedy="name a file of blocks `# number, path, channels height width, windows, ...`",
-        ) from error
+        remedy = "name a file of blocks `# number, path, channels height width, windows, ...`"
+        raise origin.unreadable("the window file", path, error, *field, remedy=remedy) from error
     if not words:
         raise origin.error(f"the window file {path} is empty", *field)
     return _Reader(path, words).read()

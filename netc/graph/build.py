@@ -141,6 +141,7 @@ class _Builder:
                 # No method of this builder: the threads of data sources have it, and would keep their net.
                 locate=partial(place, self.build.positions, placed.index),
             )
+            layer.written = placed.written
             warn_of_unread_options(layer)
             layer.kept = self.build.kept.setdefault(len(self.nodes), {})
             node = Node(layer, location, inputs=bottoms)

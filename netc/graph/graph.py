@@ -30,6 +30,7 @@ class Value:
     loss_weight: float = 0.0
     param: Param | None = None  # the parameter whose memory this is, where a layer gives one out as its top
     layout: str = "plain"  # how its elements lie in memory; anything but plain is a backend's choice
+    lies_plain: bool = False  # whatever layout its neighbours work in
     memory: Value = field(init=False)
     diff_memory: Value = field(init=False)
     memory_elements: int = field(init=False)
@@ -122,12 +123,14 @@ class Graph:
             yield from node.params
 
     def chain_to(self, value: Value) -> list[str]:
-        """The producers that led to a value, first to last, along first inputs: for messages."""
+        """The producers that led to a value, first to last, along first inputs: for messages. Splits, which
+        netc puts in, are left out."""
         chain: list[str] = []
         walk: Value | None = value
         while walk is not None and len(chain) < 8:
             shape = " x ".join(map(str, walk.shape)) or "scalar"
-            chain.append(f"{walk.producer.name} ({walk.producer.type}) {walk.name}: {shape}")
+            if walk.producer.type != "Split":
+                chain.append(f"{walk.producer.name} ({walk.producer.type}) {walk.name}: {shape}")
             walk = walk.producer.inputs[0] if walk.producer.inputs else None
         return chain[::-1]
 

@@ -6,7 +6,7 @@ With them every value has one reader (or one in-place successor), so each gradie
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from netc.proto import netc_pb2 as pb
 
@@ -14,10 +14,14 @@ from netc.proto import netc_pb2 as pb
 @dataclass(frozen=True)
 class PlacedLayer:
     """A layer's message and its index among the `layer` entries of the file it came from (None: made by
-    netc)."""
+    netc).
+
+    written: the prototxt's names of its bottoms that are tops of split layers now.
+    """
 
     spec: pb.LayerParameter
     index: int | None
+    written: dict[str, str] = field(default_factory=dict)
 
 
 Top = tuple[int, int]  # layer, top
@@ -35,12 +39,14 @@ def insert_splits(layers: list[PlacedLayer]) -> list[PlacedLayer]:
     for i, placed in enumerate(layers):
         spec = pb.LayerParameter()
         spec.CopyFrom(placed.spec)
+        written: dict[str, str] = {}
         for j, source in enumerate(sources[i]):
             if source is not None and readers[source] > 1:
                 producer = layers[source[0]].spec
                 spec.bottom[j] = _split_top(producer, source[1], taken[source])
+                written[spec.bottom[j]] = placed.spec.bottom[j]
                 taken[source] += 1
-        result.append(PlacedLayer(spec, placed.index))
+        result.append(PlacedLayer(spec, placed.index, written))
         for j in range(len(placed.spec.top)):
             if readers[i, j] > 1:
                 weight = _loss_weight(placed.spec, j)

@@ -9,7 +9,7 @@ decides where memory lies.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, ClassVar, Final
@@ -141,6 +141,8 @@ class Layer:
         self.states: dict[str, Scratch] = {}
         self.bottom_shapes: list[Shape] = []
         self.top_shapes: list[Shape] = []
+        # By the name of a split layer's top that it reads, the blob's name in the prototxt: for messages.
+        self.written: Mapping[str, str] = {}
         # What outlives this object: the layer of this place in the net's next graph is handed the same dict.
         self.kept: dict[str, Any] = {}
         self._constants: dict[tuple[str, str], Array] = {}
@@ -203,7 +205,15 @@ class Layer:
         """A NetcError about this layer, at the line of one of its options (or of the layer)."""
         path = (self.options_field, *option) if option and self.options_field else option
         details.setdefault("layer", f"{self.name} ({self.type})")
-        return NetcError(what, at=self.locate(*path), **details)
+        said = {name: self._as_written(detail) for name, detail in details.items()}
+        return NetcError(self._as_written(what), at=self.locate(*path), **said)
+
+    def _as_written(self, said: Any) -> Any:
+        """What a message says, with the prototxt's names of blobs in place of split layers' tops."""
+        if isinstance(said, str):
+            for top in sorted(self.written, key=len, reverse=True):
+                said = said.replace(top, self.written[top])
+        return said
 
 
 class Closable:

@@ -25,10 +25,18 @@ class AlongAxis(Layer):
             raise self.error(f"both axis and {older} are stated", older, remedy=f"keep axis, drop {older}")
         return self.canonical_axis(getattr(self.options, older), ndim, older)
 
+    def share_whole(self, parts: int) -> None:
+        """Where there is one part, it is the whole: nothing is copied."""
+        # Of an object, not of the class: the graph asks after `infer`.
+        self.shares_data = self.shares_diff = parts == 1  # type: ignore[misc]
+
 
 @register
 class Concat(AlongAxis):
-    """The bottoms, one behind another along `axis`; their other axes agree."""
+    """The bottoms, one behind another along `axis`; their other axes agree.
+
+    With one bottom the top is that bottom's memory, as in Caffe.
+    """
 
     type = "Concat"
     options_field = "concat_param"
@@ -49,12 +57,16 @@ class Concat(AlongAxis):
                     expected=f"{list(first)} but for axis {axis}, as {self.spec.bottom[0]!r}",
                     found=list(shape),
                 )
+        self.share_whole(len(bottoms))
         return [(*first[:axis], sum(shape[axis] for shape in bottoms), *first[axis + 1 :])]
 
     def forward(self, xp: ModuleType, b: Buffers) -> None:
-        xp.concatenate(b.bottoms, axis=self.axis, out=b.tops[0])
+        if not self.shares_data:
+            xp.concatenate(b.bottoms, axis=self.axis, out=b.tops[0])
 
     def backward(self, xp: ModuleType, b: Buffers) -> None:
+        if self.shares_diff:
+            return
         dy: Array = b.top_grads[0]
         start = 0
         for shape, dx in zip(self.bottom_shapes, b.bottom_grads, strict=True):
@@ -66,7 +78,10 @@ class Concat(AlongAxis):
 
 @register
 class Slice(AlongAxis):
-    """The bottom cut along `axis` at `slice_point`s, or into equal parts: one top each."""
+    """The bottom cut along `axis` at `slice_point`s, or into equal parts: one top each.
+
+    A single top is the bottom's memory, as in Caffe.
+    """
 
     type = "Slice"
     options_field = "slice_param"
@@ -89,6 +104,7 @@ class Slice(AlongAxis):
             )
         else:
             points = [size // tops * i for i in range(1, tops)]
+        self.share_whole(tops)
         self.bounds = [0, *points, size]
         return [
             (*shape[: self.axis], stop - start, *shape[self.axis + 1 :])
@@ -113,10 +129,14 @@ class Slice(AlongAxis):
             )
 
     def forward(self, xp: ModuleType, b: Buffers) -> None:
+        if self.shares_data:
+            return
         for i, y in enumerate(b.tops):
             y[...] = b.bottoms[0][_section(self.axis, self.bounds[i], self.bounds[i + 1])]
 
     def backward(self, xp: ModuleType, b: Buffers) -> None:
+        if self.shares_diff:
+            return
         dx: Array = b.bottom_grads[0]
         for i, dy in enumerate(b.top_grads):
             dx[_section(self.axis, self.bounds[i], self.bounds[i + 1])] = 0 if dy is None else dy

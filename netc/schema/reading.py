@@ -20,7 +20,7 @@ def open_error(path: str | os.PathLike[str], error: OSError) -> NetcError:
     """The NetcError for a file that cannot be opened; for a missing one it names what lies near."""
     name = os.fspath(path)
     if isinstance(error, FileNotFoundError):
-        return NetcError("no such file", at=name, remedy=_near_names(Path(name)))
+        return NetcError("no such file", at=name, remedy=near_names(Path(name)))
     if isinstance(error, IsADirectoryError):
         return NetcError("this is a folder, not a file", at=name, remedy="name a file in it")
     if isinstance(error, PermissionError):
@@ -84,7 +84,8 @@ def decode_text(data: bytes, name: str) -> str:
     )
 
 
-def _near_names(path: Path) -> str | None:
+def near_names(path: Path) -> str | None:
+    """What helps where a file is missing: files of like names, or the folder that paths start at."""
     folder = path.parent
     try:
         names = os.listdir(folder)

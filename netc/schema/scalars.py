@@ -117,7 +117,7 @@ def _integer(field: FieldDescriptor, negative: bool, token: Token) -> int:
     allowed = "an integer" if least else "an integer that is not negative"
     shown = _shown(negative, token)
     if token.kind != NUMBER:
-        raise ValueProblem(f"{field.name} takes {allowed}", allowed)
+        raise ValueProblem(f"{field.name} takes {allowed}, not {shown}", allowed, _unquoted(token))
     value = _parse_integer(token.text)
     if value is None and _INTEGER.fullmatch(token.text):
         raise ValueProblem(f"{shown[:20]}... is out of range for {field.name}", f"{least} to {most} ({kind})")
@@ -137,6 +137,16 @@ def _whole_number(text: str) -> str | None:
     return f"write {int(value)}" if math.isfinite(value) and value == int(value) and value < 2**64 else None
 
 
+def _unquoted(token: Token) -> str | None:
+    """What to write in place of a number in quotes."""
+    number = token.text.strip("\"'").removeprefix("-")
+    return (
+        f"write {token.text[1:-1]} without quotes"
+        if token.kind == STRING and _FLOAT.fullmatch(number)
+        else None
+    )
+
+
 def _float(field: FieldDescriptor, negative: bool, token: Token) -> float:
     text = token.text
     if token.kind == IDENTIFIER and text.lower() in NAMED_FLOATS:
@@ -144,8 +154,10 @@ def _float(field: FieldDescriptor, negative: bool, token: Token) -> float:
     elif token.kind == NUMBER and _FLOAT.fullmatch(text):
         value = float(text.rstrip("fF"))
     else:
-        what = f"{field.name} takes a number" if token.kind != NUMBER else f"{text} is not a decimal number"
-        raise ValueProblem(what, "a decimal number")
+        what = f"{text} is not a decimal number"
+        if token.kind != NUMBER:
+            what = f"{field.name} takes a number, not {_shown(negative, token)}"
+        raise ValueProblem(what, "a decimal number", _unquoted(token))
     return -value if negative else value
 
 

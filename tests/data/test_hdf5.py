@@ -128,6 +128,14 @@ def test_transform_param_is_refused_as_in_caffe(write, opened):
         opened(write(rows(0, 3), more="transform_param { scale: 2 }"))
 
 
+def test_a_missing_list_is_told_with_its_near_namesakes(tmp_path, opened):
+    (tmp_path / "list.txt").write_text("a.h5\n")
+    text = TEXT.format(tops='top: "data"', more="", source=tmp_path / "lsit.txt", batch=2, shuffle="false")
+    with pytest.raises(NetcError) as error:
+        opened(text)
+    assert f"did you mean {tmp_path / 'list.txt'}?" in (error.value.remedy or "")
+
+
 def test_missing_and_empty_lists_are_errors(tmp_path, opened):
     text = TEXT.format(tops='top: "data"', more="", source=tmp_path / "list.txt", batch=2, shuffle="false")
     with pytest.raises(NetcError, match=r"list.txt cannot be read: No such file"):

@@ -57,6 +57,12 @@ def test_one_new_size_alone_is_refused_as_in_caffe(options, folder, opened):
         opened(TEXT.format(folder=folder, transform="", options=options))
 
 
+def test_a_label_may_be_written_as_a_float_that_is_whole(folder, opened):
+    (folder / "list.txt").write_text("0 m.png 3.0\n1 m.png 4.\n")
+    _, label = opened(TEXT.format(folder=folder, transform="", options="batch_size: 2")).next()
+    assert label.tolist() == [3, 4]
+
+
 def test_all_wrong_lines_are_reported_at_once(folder, opened):
     (folder / "list.txt").write_text("0 m.png 0\nalone\n2 m.png two\n3 m.png 3\n4 m.png 0.5\n")
     with pytest.raises(NetcErrors) as error:

@@ -43,6 +43,19 @@ def test_an_explicit_loss_weight_counts_as_a_reader() -> None:
     assert net.nodes[1].outputs[0].loss_weight == 0
 
 
+def test_an_error_names_blobs_as_the_prototxt_does_not_as_split_layers() -> None:
+    label = 'layer { name: "l" type: "Input" top: "label" input_param { shape { dim: 2 dim: 5 } } }\n'
+    losses = "".join(
+        f'layer {{ name: "{name}" type: "SoftmaxWithLoss" bottom: "h" bottom: "label" }}\n' for name in "ab"
+    )
+    with pytest.raises(NetcErrors) as raised:
+        graph(INPUT + label + ip("ip", "data", "h") + losses)
+    for error in raised.value.errors:
+        assert error.blob == "label"
+        assert "of 'h'" in str(error.expected)
+        assert "split" not in str(error)
+
+
 def test_in_place_layers_share_memory_but_make_new_values() -> None:
     net = graph(INPUT + ip("ip", "data", "h") + relu("r", "h", "h"))
     before, after = net.nodes[1].outputs[0], net.nodes[2].outputs[0]

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 import numpy as np
 import pytest
 
+from netc.backends.cpu import CpuBackend
 from netc.errors import NetcError
+from netc.proto import netc_pb2 as pb
+from netc.runtime import Net
+from netc.schema.net import parse_net
 from tests.layer.one_layer import OneLayer, check_slopes, make_layer, run
 
 X = np.arange(24.0).reshape(2, 3, 4)
@@ -36,9 +42,23 @@ def test_the_older_options_name_the_axis() -> None:
     np.testing.assert_array_equal(tops, [X[:1], X[1:]])
 
 
-def test_one_bottom_or_one_top_is_a_copy() -> None:
-    np.testing.assert_array_equal(run('type: "Concat"', X)[0], X)
-    np.testing.assert_array_equal(run('type: "Slice" top: "a"', X)[0], X)
+@pytest.mark.parametrize("fast", [False, True])
+@pytest.mark.parametrize("kind", ["Concat", "Slice"])
+def test_one_bottom_or_one_top_is_the_same_memory(kind: str, fast: bool) -> None:
+    text = f"""
+        force_backward: true
+        layer {{ name: "x" type: "Input" top: "x" input_param {{ shape {{ dim: 2 dim: 3 dim: 4 }} }} }}
+        layer {{ name: "y" type: "{kind}" bottom: "x" top: "y" }}
+        layer {{ name: "relu" type: "ReLU" bottom: "y" top: "y" }}
+    """
+    with closing(Net(parse_net(text).message, pb.TRAIN, backend=CpuBackend(fast=fast))) as net:
+        net.blobs["x"].data[...] = X - 10
+        net.forward()
+        for blob in ("x", "y"):  # the ReLU has written into both
+            np.testing.assert_array_equal(net.blobs[blob].data, np.maximum(X - 10, 0))
+        net.blobs["y"].diff[...] = X
+        net.backward()
+        np.testing.assert_array_equal(net.blobs["x"].diff, X * (X > 10))
 
 
 def test_a_gradient_nobody_gives_to_a_slice_is_zero() -> None:
