@@ -10,7 +10,7 @@ from itertools import pairwise
 
 from netc.backends.backend import Backend
 from netc.backends.form import PLAIN, Form, Mode, ReferenceForm
-from netc.backends.layout import insert_reorder, lay_out
+from netc.backends.layout import insert_reorder, is_shown, lay_out, mark_plain, plainest
 from netc.errors import NetcError
 from netc.graph import Graph, Node, Param, Value
 
@@ -23,13 +23,14 @@ def select_forms(graph: Graph, backend: Backend, mode: Mode, fuse: bool) -> list
     """
     if mode.fresh:
         _mark_fresh(graph)
+    mark_plain(graph, backend)
     if backend.rehearses:
         _rehearse(graph, backend, replace(mode, rehearsal=True), fuse)
     forms: list[Form] = []
     place = 0
     while place < len(graph.nodes):
         form = _longest(graph, place, backend, mode, fuse)
-        if _shows_another_layout(graph, form):  # it keeps to what it is given: give it plain values
+        if _gives_another_layout(form):  # it keeps to what it is given: give it plain values
             forms += _reorders(form, [PLAIN] * len(form.inputs), backend)
             form = _longest(graph, place, backend, mode, fuse)
         forms += _reorders(form, _layouts(form.bottom_layouts, form.inputs), backend)
@@ -44,11 +45,19 @@ def select_forms(graph: Graph, backend: Backend, mode: Mode, fuse: bool) -> list
 
 
 def _rehearse(graph: Graph, backend: Backend, mode: Mode, fuse: bool) -> None:
-    """Makes all forms to no other end than that what they need is made ready at the same time."""
+    """Makes all forms to no other end than that what they need is made ready at the same time.
+
+    No reorders are put in: every form is taken to be given what it asks for.
+    """
     place = 0
     with suppress(NetcError), backend.preparing():  # what is wrong shows again when they are made in earnest
         while place < len(graph.nodes):
-            place += len(_longest(graph, place, backend, mode, fuse).nodes)
+            form = _longest(graph, place, backend, mode, fuse)
+            place += len(form.nodes)
+            for value, layout in zip(form.outputs, _layouts(form.top_layouts, form.outputs), strict=True):
+                value.layout = plainest(value, layout, backend)
+    for value in graph.values():
+        value.layout = PLAIN
 
 
 def _mark_fresh(graph: Graph) -> None:
@@ -71,22 +80,17 @@ def _longest(graph: Graph, place: int, backend: Backend, mode: Mode, fuse: bool)
         maker = backend.forms.get(tuple(node.type for node in chain))
         if maker is None or not is_chain(graph, chain):
             continue
-        shown = any(_is_shown(graph, value) for value in chain[-1].outputs)
-        if form := backend.form(maker, chain, replace(mode, layout=PLAIN) if shown else mode):
+        plain = any(value.lies_plain for value in chain[-1].outputs)
+        if form := backend.form(maker, chain, replace(mode, layout=PLAIN) if plain else mode):
             return form
     return ReferenceForm(nodes[place], backend.xp)
 
 
-def _is_shown(graph: Graph, value: Value) -> bool:
-    """Whether a user reads a value: then it lies plain."""
-    return value in graph.outputs or bool(value.loss_weight)
-
-
-def _shows_another_layout(graph: Graph, form: Form) -> bool:
+def _gives_another_layout(form: Form) -> bool:
+    """Whether a form gives a value that lies plain in another layout."""
     layouts = _layouts(form.top_layouts, form.outputs)
     return any(
-        layout != PLAIN and _is_shown(graph, value)
-        for value, layout in zip(form.outputs, layouts, strict=True)
+        layout != PLAIN and value.lies_plain for value, layout in zip(form.outputs, layouts, strict=True)
     )
 
 
@@ -99,7 +103,7 @@ def is_chain(graph: Graph, nodes: Sequence[Node]) -> bool:
         value = node.outputs[0]
         if value.consumers != [following]:
             return False
-        if _is_shown(graph, value):
+        if is_shown(graph, value):
             return False
     return True
 
@@ -109,7 +113,7 @@ def _reorders(form: Form, layouts: Sequence[str], backend: Backend) -> list[Form
     reorders: list[Form] = []
     for index, layout in enumerate(layouts):
         value = form.inputs[index]
-        if value.layout == layout:
+        if backend.lie_alike(value.shape, value.layout, layout):
             continue
         consumer = next(node for node in form.nodes if value in node.inputs)
         node, form.inputs[index] = insert_reorder(value, consumer, layout, backend)

@@ -30,7 +30,13 @@ SHAPE_FLAG: Final = Flag(
 NET_FLAGS: Final = (
     *LEVEL_FLAGS,
     Flag("gpu", "string", "", "The GPU to run on, or emulated: its kernels on the CPU.", metavar="ID"),
-    Flag("math", "string", "fp32", "What a GPU multiplies in.", choices=("fp32", "tf32", "bf16", "fp16")),
+    Flag(
+        "math",
+        "string",
+        "fp32",
+        "What products are computed in: on the CPU fp32 or bf16, on a GPU any.",
+        choices=("fp32", "tf32", "bf16", "fp16"),
+    ),
     Flag("deterministic", "bool", False, "Give the same bits in every run, where that costs speed."),
     Flag("threads", "int", 0, "Threads that compute; 0: as many as there are cores to use.", metavar="N"),
 )

@@ -79,8 +79,8 @@ layer { name: "conv" type: "Convolution" bottom: "data" top: "conv"
 layer { name: "relu" type: "ReLU" bottom: "conv" top: "conv" }
 layer { name: "a" type: "Convolution" bottom: "conv" top: "a"
         convolution_param { num_output: 4 kernel_size: 1 weight_filler { type: "xavier" } } }
+layer { name: "half" type: "Power" bottom: "a" top: "a" power_param { scale: 0.5 } }
 layer { name: "tanh" type: "TanH" bottom: "a" top: "a" }
-layer { name: "sigmoid" type: "Sigmoid" bottom: "a" top: "a" }
 layer { name: "sum" type: "Eltwise" bottom: "conv" bottom: "a" top: "sum" }
 layer { name: "both" type: "Concat" bottom: "sum" bottom: "conv" top: "both" }
 layer { name: "pool" type: "Pooling" bottom: "both" top: "pool" pooling_param { kernel_size: 2 stride: 2 } }

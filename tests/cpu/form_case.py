@@ -91,6 +91,7 @@ class FormCase:
         wanted: Sequence[bool] = (),
         given: Sequence[bool] = (),
         fresh: bool = False,
+        holds: bool = False,
         seed: int = 1,
         low: float = -1.0,
     ) -> None:
@@ -106,7 +107,7 @@ class FormCase:
                 value.layout = layout if len(value.shape) == 4 else PLAIN
         self.backward = backward
         self.given, self.fresh = given, fresh
-        self.form: Form | None = make(self.nodes, Mode(backward, fresh, layout=layout), self.engine)
+        self.form: Form | None = make(self.nodes, Mode(backward, fresh, holds, layout=layout), self.engine)
         self.random = np.random.default_rng(seed)
         self.low = low
         self.params = [self.draw(param.shape) for node in self.nodes for param in node.params]
@@ -201,6 +202,8 @@ class FormCase:
             states={k: v for node in self.nodes for k, v in allocate(node.layer.states).items()},
         )
         b.workspace = allocate(form.forward_workspace)
+        if run := form.prepare(b):
+            run()
         if run := form.forward(b):
             run()
             spoil(b.workspace)

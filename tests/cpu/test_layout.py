@@ -1,12 +1,19 @@
-"""The sizes of values in each layout, and the layout that suits a net."""
+"""The sizes of values in each layout, and where a layout must give way to what lies in one place."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 import pytest
 
-from netc.backends.cpu.layout import best_layout, descriptor_of, elements_of
+from netc.backends.cpu import CpuBackend
+from netc.backends.cpu.layout import descriptor_of, elements_of
 from netc.backends.form import BLOCKED, NHWC
-from tests.cpu.form_case import LAYOUTS, build, engine
+from netc.proto import netc_pb2 as pb
+from netc.runtime import Net
+from netc.schema.net import parse_net
+from tests.cpu.form_case import LAYOUTS, engine
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -16,28 +23,39 @@ def test_values_take_what_onednn_says(layout: str, shape: tuple[int, ...]) -> No
     assert 4 * elements_of(shape, layout, opened.block) == descriptor_of(opened, shape, layout).nbytes
 
 
-def convolutions(*filters: int) -> str:
-    layers = []
-    for i, number in enumerate(filters):
-        options = f"num_output: {number} kernel_size: 3 pad: 1"
-        bottom = f"c{i}" if i else "x0"
-        layers.append(
-            f'layer {{ name: "c{i + 1}" type: "Convolution" bottom: "{bottom}" top: "c{i + 1}" '
-            f"convolution_param {{ {options} }} }}"
-        )
-    return "\n".join(layers)
+class OneLayout(CpuBackend):
+    """The CPU with no other layout than this."""
+
+    def __init__(self, layout: str) -> None:
+        super().__init__()
+        self.layout = layout
+
+    def layouts(self, keep_all: bool) -> Sequence[str]:
+        return (self.layout,)
 
 
-@pytest.mark.parametrize(
-    ("filters", "block", "layout"),
-    [
-        ((96, 256, 384), 16, BLOCKED),
-        ((20, 50), 16, NHWC),
-        ((20, 50), 8, NHWC),
-        ((64, 64, 20), 8, BLOCKED),
-        ((24, 24), 16, NHWC),
-        ((24, 24), 8, BLOCKED),
-    ],
-)
-def test_blocks_that_channels_fill(filters: tuple[int, ...], block: int, layout: str) -> None:
-    assert best_layout(build(convolutions(*filters), (1, 3, 16, 16)), block) == layout
+def filter_gradient(net: str, backend: CpuBackend) -> np.ndarray:
+    """Of the first layer of a net, whose loss is the sum of squares of its last blob."""
+    made = Net(parse_net(net).message, pb.TRAIN, seed=1, backend=backend, keep="outputs")
+    made.blobs["x"].data[...] = np.random.default_rng(0).standard_normal((2, 3, 8, 8))
+    made.forward()
+    made.clear_param_diffs()
+    made.backward()
+    return made.params["c"][0].diff.copy()
+
+
+@pytest.mark.parametrize("layout", [NHWC, BLOCKED])
+@pytest.mark.parametrize("second", ["BNLL", "Sigmoid", "Dropout"])
+@pytest.mark.parametrize("first", ["TanH", "ELU", "ReLU"])
+def test_backward_reads_what_later_layers_have_written_in_place(first: str, second: str, layout: str) -> None:
+    net = f"""
+    layer {{ name: "x" type: "Input" top: "x" input_param {{ shape {{ dim: 2 dim: 3 dim: 8 dim: 8 }} }} }}
+    layer {{ name: "c" type: "Convolution" bottom: "x" top: "c"
+             convolution_param {{ num_output: 8 kernel_size: 3 weight_filler {{ type: "xavier" }} }} }}
+    layer {{ name: "first" type: "{first}" bottom: "c" top: "c" }}
+    layer {{ name: "second" type: "{second}" bottom: "c" top: "c" }}
+    layer {{ name: "l" type: "Reduction" bottom: "c" top: "l" loss_weight: 1
+             reduction_param {{ operation: SUMSQ }} }}"""
+    wanted = filter_gradient(net, CpuBackend(fast=False))
+    found = filter_gradient(net, OneLayout(layout))
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5 * abs(wanted).max())

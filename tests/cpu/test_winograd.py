@@ -8,8 +8,13 @@ import numpy as np
 import pytest
 
 from netc.backends.cpu import loops
+from netc.backends.cpu.bn import FOLLOWERS
 from netc.backends.cpu.conv import make_convolution
-from netc.backends.cpu.conv_bn import ScaledConvolutionForm, make_convolution_batch_norm
+from netc.backends.cpu.conv_bn import (
+    FoldedConvolutionForm,
+    ScaledConvolutionForm,
+    make_convolution_batch_norm,
+)
 from netc.backends.cpu.filters import FiltersForm
 from netc.backends.cpu.winograd_task import Task, blocks, data_task
 from netc.backends.form import Form, Mode
@@ -17,7 +22,7 @@ from netc.layer import Buffers
 from netc.proto import netc_pb2 as pb
 from tests.cpu.form_case import BLOCKED, NHWC, FormCase, aligned, allocate, build, pack
 from tests.cpu.test_conv import conv, relu
-from tests.cpu.test_conv_bn import chain
+from tests.cpu.test_conv_bn import chain, shapes
 from tests.cpu.test_update import team_of
 
 pytest.importorskip("numba", reason="Winograd's convolution needs numba (netc[cpu])")
@@ -34,6 +39,7 @@ GEOMETRIES = {
     "few channels": ((2, 3, 9, 9), "num_output: 5 kernel_size: 3 pad: 1"),
     "groups": ((2, 24, 9, 9), "num_output: 40 kernel_size: 3 pad: 1 group: 2"),
     "no bias": ((2, 16, 8, 8), "num_output: 16 kernel_size: 3 pad: 1 bias_term: false"),
+    "rows that lie apart": ((1, 128, 6, 6), "num_output: 128 kernel_size: 3 pad: 1"),
     "5x5": ((2, 16, 9, 7), "num_output: 24 kernel_size: 5 pad: 2"),
     "5x5, LeNet's second": ((2, 20, 12, 12), "num_output: 50 kernel_size: 5"),
     "5x5, groups": ((2, 24, 7, 7), "num_output: 40 kernel_size: 5 pad: 2 group: 2"),
@@ -96,12 +102,37 @@ def test_normalisation_in_training(followers: tuple[str, ...]) -> None:
     FormCase(make_convolution_batch_norm, graph, NHWC, low=0.1).check()
 
 
-@pytest.mark.parametrize("followers", [("Scale",), ("ReLU",), ("Scale", "ReLU")])
-def test_normalisation_folds_into_inference(followers: tuple[str, ...]) -> None:
-    graph = build(chain(followers, "bias_term: true"), (1, 8, 6, 5), phase=pb.TEST)
-    form = FormCase(make_convolution_batch_norm, graph, NHWC, low=0.1, backward=False).check()
-    assert isinstance(form, ScaledConvolutionForm)
+@pytest.mark.parametrize("followers", FOLLOWERS)
+@pytest.mark.parametrize("holds", [False, True])
+def test_normalisation_folds_into_inference(followers: tuple[str, ...], holds: bool) -> None:
+    graph = build(chain(followers, "bias_term: true"), *shapes(followers, 1), phase=pb.TEST)
+    case = FormCase(make_convolution_batch_norm, graph, NHWC, low=0.1, backward=False, holds=holds)
+    form = case.check()
+    assert isinstance(form, FoldedConvolutionForm if holds else ScaledConvolutionForm)
     assert points_of(form) == ["winograd 4x4"]
+
+
+@pytest.mark.parametrize("bottoms", [("y", "x1"), ("x1", "y")])
+@pytest.mark.parametrize("slope", [None, 0, 0.25])
+@pytest.mark.parametrize("geometry", ["cells over at the edges", "groups", "5x5", "channels beyond a piece"])
+def test_residual_is_added_on_the_way_out(
+    bottoms: tuple[str, str], slope: float | None, geometry: str
+) -> None:
+    shape, options = GEOMETRIES[geometry]
+    added = f'layer {{ name: "e" type: "Eltwise" bottom: "{bottoms[0]}" bottom: "{bottoms[1]}" top: "z" }}'
+    following = "" if slope is None else relu("z", f"negative_slope: {slope}").replace('"y"', '"z"')
+    top = build(conv(options), shape).nodes[-1].outputs[0].shape
+    graph = build(conv(options, added + following), shape, top)
+    form = FormCase(make_convolution, graph, NHWC, backward=False).check()
+    assert points_of(form) == ["winograd 4x4" if "kernel_size: 3" in options else "winograd 2x2"]
+
+
+def test_a_sum_that_is_more_than_a_residual_stays_a_layer() -> None:
+    added = 'layer { name: "e" type: "Eltwise" bottom: "y" bottom: "x1" top: "z" eltwise_param { %s } }'
+    for options in ("coeff: 1 coeff: -1", "operation: MAX"):
+        layers = conv("num_output: 16 kernel_size: 3 pad: 1", added % options)
+        graph = build(layers, (1, 8, 6, 5), (1, 16, 6, 5))
+        assert FormCase(make_convolution, graph, NHWC, backward=False).form is None
 
 
 @pytest.mark.parametrize("geometry", ["groups", "5x5", "channels beyond a piece"])
@@ -175,6 +206,17 @@ def test_pointwise_filters_learn_by_products_of_matrices() -> None:
         graph = build(conv("num_output: 40 kernel_size: 1"), (3, 24, 9, 8))
         form = FormCase(make_convolution, graph, NHWC, fresh=fresh).check()
         assert points_of(form) == ["gemm"]
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [(512, 256), (256, 512), (512, 512)])
+def test_pointwise_filters_of_many_channels_and_pixels(inputs: int, outputs: int) -> None:
+    """Rows that would compete for places in the caches are copied apart."""
+    graph = build(conv(f"num_output: {outputs} kernel_size: 1"), (1, inputs, 33, 32))
+    form = FormCase(make_convolution, graph, NHWC).check()
+    apart = {name for name in form.backward_workspace if name.endswith(" apart")}
+    assert apart == {
+        f"{name} apart" for name, size in (("bottom", inputs), ("top gradient", outputs)) if size == 512
+    }
 
 
 def test_without_numba_onednn_does_it_all(monkeypatch: pytest.MonkeyPatch) -> None:

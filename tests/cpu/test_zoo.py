@@ -11,6 +11,7 @@ import pytest
 
 from netc.backends.cpu import CpuBackend
 from netc.backends.form import BLOCKED, NHWC, PLAIN, Mode
+from netc.backends.layout import is_shown
 from netc.backends.selection import select_forms
 from netc.proto import netc_pb2 as pb
 from netc.runtime import Net
@@ -44,6 +45,7 @@ def test_a_net_of_the_zoo_computes_with_onednn(name: str, phase: str, layout: st
     forms = select_forms(graph, CpuBackend(), mode, fuse=True)
     left = {form.node.type for form in forms if form.variant == "reference"}
     assert left <= LEFT, left - LEFT
+    assert not any(value.lies_plain for value in graph.values() if not is_shown(graph, value))
 
 
 @pytest.mark.parametrize("layout", [NHWC, BLOCKED])

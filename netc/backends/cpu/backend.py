@@ -9,10 +9,12 @@ from types import ModuleType
 import numpy as np
 
 from netc.backends.backend import Backend
+from netc.backends.cpu.bf16 import BF16, multiplies_bf16, say_once_that_factors_are_rounded
 from netc.backends.cpu.blas import limit_blas_threads
 from netc.backends.cpu.forms import FORMS
 from netc.backends.cpu.layout import elements_of
 from netc.backends.cpu.onednn import open_engine
+from netc.backends.cpu.onednn.library import VARIABLE, WHEEL
 from netc.backends.cpu.reorder import ReorderForm
 from netc.backends.cpu.threads import set_threads
 from netc.backends.cpu.update import make_update
@@ -26,9 +28,13 @@ from netc.passes.memory import ALIGNMENT
 
 
 class CpuBackend(Backend):
-    """NumPy's memory and, where oneDNN is installed, its primitives. fast: whether to use them."""
+    """NumPy's memory and, where oneDNN is installed, its primitives. fast: whether to use them.
+
+    Raises NetcError for bf16 without them.
+    """
 
     name = "cpu"
+    maths = ("fp32", BF16)
     gives_fresh = True
     xp: ModuleType = np
     installed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")  # bytes of memory
@@ -39,6 +45,19 @@ class CpuBackend(Backend):
         if self._engine is not None:
             limit_blas_threads(1)
             set_threads(thread_count())
+        if math == BF16:
+            self._check_bf16()
+
+    def _check_bf16(self) -> None:
+        if self._engine is None:
+            raise NetcError(
+                "without oneDNN the CPU computes in fp32 only",
+                expected="-math fp32, or oneDNN",
+                found="-math bf16",
+                remedy=f"pip install {WHEEL}, without {VARIABLE}=off in the environment",
+            )
+        if not multiplies_bf16(self._engine):
+            say_once_that_factors_are_rounded()
 
     @property
     def forms(self) -> Mapping[tuple[str, ...], Maker]:

@@ -1,16 +1,18 @@
-"""BatchNorm on oneDNN, with the Scale and the ReLU that may follow it."""
+"""BatchNorm with the Scale, the sum with a residual and the ReLU that may follow it: on oneDNN, but channels
+last in loops of our own."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
 import numpy as np
 
+from netc.backends.cpu.bn_loop_form import BatchNormLoopForm, loop_form
 from netc.backends.cpu.chain import fits, in_sequence
 from netc.backends.cpu.layout import descriptor_of
+from netc.backends.cpu.normalisation import STATISTICS, Normalisation, take_global, take_in
 from netc.backends.cpu.onednn import (
     Descriptor,
     Engine,
@@ -24,56 +26,6 @@ from netc.backends.cpu.routine_form import RoutineForm
 from netc.backends.form import Form, Maker, Mode, Run
 from netc.graph import Node
 from netc.layer import Array, Buffers, Scratch
-from netc.layer.norm import BatchNorm
-from netc.layer.scale import Scale
-
-STATISTICS: Final = 3  # BatchNorm's first parameters: sums of means, sums of variances, their weight
-
-
-@dataclass(frozen=True)
-class Normalisation:
-    """y = relu(scale (x - mean) / sqrt(variance + eps) + shift), each part where the chain has it.
-
-    scale, shift: the parameters' places among those of the chain.
-    """
-
-    layer: BatchNorm
-    scale: int | None
-    shift: int | None
-    relu: bool
-
-    @classmethod
-    def of(cls, nodes: Sequence[Node]) -> Normalisation | None:
-        """What the layers of a chain come to; None where they do not come to one normalisation."""
-        layer, followers = nodes[0].layer, [node.layer for node in nodes[1:]]
-        assert isinstance(layer, BatchNorm)
-        relu = bool(followers) and followers[-1].type == "ReLU"
-        if relu and followers.pop().options.negative_slope:
-            return None
-        learned = len(layer.params) - STATISTICS
-        if followers:
-            scale = followers[0]
-            assert isinstance(scale, Scale)
-            channels = layer.params[0].shape
-            if (
-                learned
-                or len(nodes[1].inputs) > 1
-                or scale.operand != channels
-                or scale.options.axis not in (1, -3)
-            ):
-                return None
-            learned = len(scale.params)
-        factor = STATISTICS if learned > 0 else None
-        summand = STATISTICS + 1 if learned > 1 else None
-        return cls(layer, factor, summand, relu)
-
-    @property
-    def flags(self) -> int:
-        """What oneDNN is told."""
-        flags = 0 if self.layer.from_batch else kinds.GIVEN_STATISTICS
-        flags |= 0 if self.scale is None else kinds.WITH_SCALE
-        flags |= 0 if self.shift is None else kinds.WITH_SHIFT
-        return flags | (kinds.THEN_RELU if self.relu else 0)
 
 
 class BatchNormForm(RoutineForm):
@@ -216,44 +168,37 @@ class BatchNormForm(RoutineForm):
         return self.backward_routine.bind(arrays, b.workspace)
 
 
-def take_global(sums: Sequence[Array], mean: Array, variance: Array) -> None:
-    """The running mean and variance: the sums divided by their weight, 0 where it is 0."""
-    weight = sums[2][0]
-    share = 1 / weight if weight else weight
-    np.multiply(sums[0], share, out=mean)
-    np.multiply(sums[1], share, out=variance)
-
-
-def take_in(layer: BatchNorm, scratch: Array, sums: Sequence[Array], mean: Array, variance: Array) -> None:
-    """Adds the statistics of one batch to the running sums, as BatchNorm does."""
-    fraction = np.float32(layer.options.moving_average_fraction)
-    cells = layer.cells[0] * layer.cells[2]
-    for blob in sums:
-        np.multiply(blob, fraction, out=blob)
-    np.add(sums[0], mean, out=sums[0])
-    np.multiply(variance, np.float32(cells / (cells - 1) if cells > 1 else 1), out=scratch)
-    np.add(sums[1], scratch, out=sums[1])
-    np.add(sums[2], 1, out=sums[2])
+def normalising(
+    nodes: Sequence[Node], mode: Mode, engine: Engine, what: Normalisation, layout: str, in_place: bool
+) -> BatchNormForm | BatchNormLoopForm | None:
+    """The form of a normalisation of a value of this layout; None where there is no fast one."""
+    if form := loop_form(nodes, mode, what, layout, in_place):
+        return form
+    if what.adds:
+        return None
+    try:
+        primitive = BatchNormForm(nodes, mode, engine, what, layout, in_place)
+    except Refused:
+        return None
+    return None if primitive.is_slow else primitive
 
 
 def make_batch_norm(nodes: Sequence[Node], mode: Mode, engine: Engine) -> Form | None:
-    """The form of a BatchNorm, and of the Scale and the ReLU that may follow it."""
+    """The form of a BatchNorm, and of the layers that may follow it."""
     if not fits(nodes) or not 2 <= len(nodes[0].inputs[0].shape) <= 5:
         return None
     what = Normalisation.of(nodes)
     if what is None:
         return None
     value, top = nodes[0].inputs[0], nodes[-1].outputs[0]
-    try:
-        form = BatchNormForm(nodes, mode, engine, what, value.layout, top.memory is value.memory)
-    except Refused:
-        return None
-    return None if form.is_slow else form
+    return normalising(nodes, mode, engine, what, value.layout, top.memory is value.memory)
 
 
-FORMS: dict[tuple[str, ...], Maker] = {
-    ("BatchNorm",): make_batch_norm,
-    ("BatchNorm", "Scale"): make_batch_norm,
-    ("BatchNorm", "ReLU"): make_batch_norm,
-    ("BatchNorm", "Scale", "ReLU"): make_batch_norm,
-}
+FOLLOWERS: Final = tuple(
+    (*scale, *added, *relu)
+    for scale in ((), ("Scale",))
+    for added in ((), ("Eltwise",))
+    for relu in ((), ("ReLU",))
+)
+
+FORMS: dict[tuple[str, ...], Maker] = {("BatchNorm", *followers): make_batch_norm for followers in FOLLOWERS}

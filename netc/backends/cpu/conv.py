@@ -1,4 +1,4 @@
-"""Convolution on oneDNN, alone or with the ReLU that follows it."""
+"""Convolution on oneDNN, alone or with the sum and the ReLU that follow it."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ CONVOLUTIONS: Final = ("Convolution", "DepthwiseConvolution", "ConvolutionDepthw
 make_convolution: Maker = partial(make_filters, "convolution", convolution)
 
 FORMS: dict[tuple[str, ...], Maker] = {
-    **{(type_,): make_convolution for type_ in CONVOLUTIONS},
-    **{(type_, "ReLU"): make_convolution for type_ in CONVOLUTIONS},
+    (type_, *followers): make_convolution
+    for type_ in CONVOLUTIONS
+    for followers in ((), ("ReLU",), ("Eltwise",), ("Eltwise", "ReLU"))
 }

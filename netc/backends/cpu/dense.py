@@ -19,6 +19,8 @@ from typing import Final
 import numpy as np
 
 from netc.backends.cpu.activation import add_relu_backward, describe_forward, relu_can_end, slope_of
+from netc.backends.cpu.bf16 import BF16
+from netc.backends.cpu.bf16_dense import make_bf16_inner_product
 from netc.backends.cpu.chain import fits, in_sequence
 from netc.backends.cpu.layout import descriptor_of
 from netc.backends.cpu.loops import Loop, bound, compiled, threads_for
@@ -180,6 +182,8 @@ def make_inner_product(nodes: Sequence[Node], mode: Mode, engine: Engine) -> For
     assert isinstance(layer, InnerProduct)
     if not fits(nodes) or (len(nodes) > 1 and not relu_can_end(nodes)):
         return None
+    if mode.math == BF16:
+        return make_bf16_inner_product(nodes, mode, engine)
     try:
         return DenseForm(nodes, layer, engine)
     except Refused:

@@ -14,9 +14,10 @@ from typing import Any, Final, Protocol
 import numpy as np
 
 from netc.backends.cpu.chain import in_sequence
+from netc.backends.cpu.depthwise import DepthwiseFilters, depthwise_fits
 from netc.backends.cpu.geometry import Geometry
 from netc.backends.cpu.onednn import Engine, Refused
-from netc.backends.cpu.onednn.product import Product
+from netc.backends.cpu.onednn.product import Product, row_of
 from netc.backends.cpu.winograd import Correlation, FilterGradient
 from netc.backends.cpu.winograd_task import Task, data_task, forward_task
 from netc.backends.form import Run
@@ -25,6 +26,13 @@ from netc.layer import Array, Scratch
 log = logging.getLogger(__name__)
 
 FILTER_POINTS: Final = "points of the filters"
+
+# When the sides of a product are copied, of whose rows each lies where others want to lie: rows of a multiple
+# of so many floats, where there are more of them than this, and a copy takes little beside the product, as it
+# does if the other side is at least so wide.
+COLLIDING: Final = 512
+MOST_ROWS: Final = 1024
+PAYING: Final = 256
 
 
 class Part(Protocol):
@@ -75,7 +83,8 @@ class PointsForward:
         if not self.held:
             points = workspace[FILTER_POINTS]
             before.append(self.correlation.prepare(arrays["weight"], points, workspace["tiles"]))
-        run = self.correlation.bind(arrays["bottom"], arrays["top"], points, factor, shift, workspace)
+        images = arrays["bottom"], arrays["top"]
+        run = self.correlation.bind(*images, points, factor, shift, workspace, arrays.get("residual"))
         return in_sequence([*before, run])
 
 
@@ -126,31 +135,62 @@ class PointsFilters:
 
 
 class PointwiseFilters:
-    """The gradients of 1 x 1 filters and their bias, as products of matrices with a row for each pixel."""
+    """The gradients of 1 x 1 filters and their bias, as products of matrices with a row for each pixel.
+
+    Rows that compete for places in the caches are copied apart first, where there are enough of them.
+    """
 
     variant = "gemm"
 
     def __init__(
-        self, engine: Engine, pixels: int, wanted: tuple[bool, bool], adds: tuple[bool, bool]
+        self, engine: Engine, geometry: Geometry, wanted: tuple[bool, bool], adds: tuple[bool, bool]
     ) -> None:
         self.engine = engine
         self.wanted, self.adds = wanted, adds
-        self.ones = np.ones((1, pixels), np.float32)
-        self.workspace: Mapping[str, Scratch] = {}
+        images, inputs, height, width = geometry.bottom
+        self.pixels = images * height * width
+        self.ones = np.ones((1, self.pixels), np.float32)
+        outputs = geometry.top[1]
+        self.channels = {"bottom": inputs, "top gradient": outputs}
+        self.copied = [
+            name
+            for name, other in (("bottom", outputs), ("top gradient", inputs))
+            if self.pixels > MOST_ROWS and other >= PAYING and self.channels[name] % COLLIDING == 0
+        ]
+
+    @property
+    def workspace(self) -> Mapping[str, Scratch]:
+        return {
+            f"{name} apart": Scratch((self.pixels * row_of(self.channels[name]),), np.float32)
+            for name in (self.copied if self.wanted[0] else ())
+        }
 
     def bind(self, arrays: Mapping[str, Array], workspace: Mapping[str, Array]) -> Run:
         bottom, top = (
-            arrays[name].transpose(0, 2, 3, 1).reshape(-1, arrays[name].shape[1])
-            for name in ("bottom", "top gradient")
+            arrays[name].transpose(0, 2, 3, 1).reshape(-1, channels)
+            for name, channels in self.channels.items()
         )
         runs: list[Run] = []
         if self.wanted[0]:
             target = arrays["weight gradient"].reshape(top.shape[1], bottom.shape[1])
-            runs.append(Product(self.engine, top.T, bottom, target, add=self.adds[0]))
+            sides = [
+                self._apart(name, side, workspace, runs)
+                for name, side in zip(self.channels, (bottom, top), strict=True)
+            ]
+            runs.append(Product(self.engine, sides[1].T, sides[0], target, add=self.adds[0]))
         if self.wanted[1]:
             target = arrays["bias gradient"].reshape(1, top.shape[1])
             runs.append(Product(self.engine, self.ones, top, target, add=self.adds[1]))
         return in_sequence(runs)
+
+    def _apart(self, name: str, side: Array, workspace: Mapping[str, Array], runs: list[Run]) -> Array:
+        """A side of the product, or its copy, which is then made first."""
+        if name not in self.copied:
+            return side
+        row = row_of(self.channels[name])
+        copy = workspace[f"{name} apart"][: self.pixels * row].reshape(self.pixels, row)[:, : side.shape[1]]
+        runs.append(partial(np.copyto, copy, side))
+        return copy
 
 
 def scale_bias(factor: Array, bias: Array, summand: Array, shift: Array) -> None:
@@ -198,8 +238,9 @@ def filters_part(
 ) -> Part | None:
     """What computes the gradients of filters and bias; None where oneDNN's convolution does."""
     if geometry.is_pointwise:
-        images, _, height, width = geometry.bottom
-        return PointwiseFilters(engine, images * height * width, wanted, adds)
+        return PointwiseFilters(engine, geometry, wanted, adds)
+    if depthwise_fits(geometry, wanted):
+        return made(DepthwiseFilters, geometry, adds=adds[0])
     task = forward_task(geometry)
     if task is None or not task.gradient_pays:
         return None

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from netc.backends.cpu.activation import add_relu_backward, relu_can_end, slope_of
+from netc.backends.cpu.bf16 import BF16, factor_types, rounding_for, variant_of
 from netc.backends.cpu.chain import fits, in_sequence
+from netc.backends.cpu.eltwise import is_sum_of_two
+from netc.backends.cpu.factors import Factors, fastest
 from netc.backends.cpu.filter_parts import Part, data_part, filters_part, forward_part, merged
 from netc.backends.cpu.first_conv import first_filters
 from netc.backends.cpu.geometry import Geometry
@@ -27,7 +31,7 @@ from netc.backends.cpu.routine_form import RoutineForm
 from netc.backends.cpu.sampling import CELL_GRADIENTS, CELLS, Sampling
 from netc.backends.form import BLOCKED, NHWC, PLAIN, Mode, Run
 from netc.graph import Node
-from netc.layer import Array, Buffers, Shape
+from netc.layer import Array, Buffers
 from netc.layer.conv import SlidingFilters
 from netc.passes.memory import ALIGNMENT
 
@@ -42,7 +46,7 @@ class Layouts:
 
 
 class FiltersForm(RoutineForm):
-    """y = relu(w * x + b), where the chain ends with a ReLU, else y = w * x + b.
+    """y = relu(w * x + b + residual), the last and the ReLU where the chain has them.
 
     The weights stay in Caffe's order: every pass reorders them, and their gradients on the way into the sum.
     With `packs_once` only `prepare` reorders them, into memory of the form's own: it must run before the
@@ -63,19 +67,27 @@ class FiltersForm(RoutineForm):
         packs_once: bool = False,
     ) -> None:
         super().__init__(nodes, engine)
+        self.math = mode.math
+        self.rounding = rounding_for(mode.math)
+        self.forward_routine, self.backward_routine = (Routine(engine, self.rounding) for _ in range(2))
         channels_last = kind == "convolution" and layouts == Layouts(NHWC, NHWC)
         self.sampling = Sampling.of(geometry) if channels_last else None
+        channels_last = channels_last and self.math != BF16  # parts multiply floats
         self.geometry = geometry = self.sampling.geometry if self.sampling else geometry
         self.kind = kind
         self.algorithm = kinds.CONVOLUTION_DIRECT if kind == "convolution" else kinds.DECONVOLUTION_DIRECT
         self.slope = self._slope()
-        self.biased = len(self.node.params) > 1
-        self.bottom_layouts, self.top_layouts = (layouts.bottom,), (layouts.top,)
+        self.biased = self._is_biased()
+        self.adds = len(self.inputs) > 1
+        self.bottom_layouts = (layouts.bottom, layouts.top)[: len(self.inputs)]
+        self.top_layouts = (layouts.top,)
         self._describe_operands(layouts)
-        self.primitive = self._describe_forward(mode.backward)
+        self.primitive = fastest(self.factors, partial(self._describe_forward, mode.backward))
         self.forward_part = (
             forward_part(engine, geometry, self.slope, held=packs_once) if channels_last else None
         )
+        if self.adds and self.forward_part is None:
+            raise Refused("a residual costs oneDNN's convolutions more than a sum after them")
         self.packed = self._packed_memory() if packs_once else None
         if self.forward_part is None:
             self._write_forward(self.forward_routine)
@@ -90,7 +102,10 @@ class FiltersForm(RoutineForm):
 
     def _variant(self) -> str:
         part = self.forward_part
-        return f"onednn {self.primitive.implementation}" if part is None else part.variant
+        if part is not None:
+            return part.variant
+        narrow = self.primitive.argument(kinds.WEIGHTS).dtype == kinds.BFLOAT16
+        return variant_of(self.math, self.primitive.implementation, narrow=narrow)
 
     def take_workspaces(self) -> None:
         self.forward_workspace = self._forward().workspace
@@ -115,21 +130,31 @@ class FiltersForm(RoutineForm):
 
     def prepare(self, b: Buffers) -> Run | None:
         """Reorders the weights for all passes to come; None where every pass does."""
-        if self.packed is None:
-            return None
+        return None if self.packed is None else self.pack(b.params[0], self.packed)
+
+    def pack(self, weight: Array, packed: Array) -> Run:
+        """Brings weights into the order that the forward pass wants."""
         if self.forward_part is not None:
-            return self.forward_part.pack(b.params[0], self.packed)
-        routine = Routine(self.engine)
+            return self.forward_part.pack(weight, packed)
+        routine = Routine(self.engine, self.rounding)
         source = routine.operand("weight", self.weight)
-        routine.reorder(source, routine.operand("packed", self.primitive.argument(kinds.WEIGHTS)))
+        routine.bring(source, routine.operand("packed", self.primitive.argument(kinds.WEIGHTS)))
         assert not routine.workspace
-        return routine.bind({"weight": b.params[0], "packed": self.packed}, {})
+        return routine.bind({"weight": weight, "packed": packed}, {})
 
     def forward_arrays(self, b: Buffers) -> dict[str, Array]:
         """The forward routine's operands."""
-        bias = {"bias": b.params[1]} if self.biased else {}
-        weight = b.params[0] if self.packed is None else self.packed
-        return {"bottom": b.bottoms[0], "top": b.tops[0], "weight": weight, **bias}
+        arrays = {"bottom": b.bottoms[0], "top": b.tops[0]}
+        arrays["weight"] = b.params[0] if self.packed is None else self.packed
+        if self.biased:
+            arrays["bias"] = self.bias_of(b)
+        if self.adds:
+            arrays["residual"] = b.bottoms[1]
+        return arrays
+
+    def bias_of(self, b: Buffers) -> Array:
+        """What the forward pass adds for each channel."""
+        return b.params[1]
 
     def _packed_memory(self) -> np.ndarray:
         """Memory for the weights in the order that the primitive wants."""
@@ -170,42 +195,38 @@ class FiltersForm(RoutineForm):
         self.top = descriptor_of(engine, geometry.top, layouts.top)
         self.weight = Descriptor.strided(engine, geometry.weight, geometry.weight_strides)
         self.bias = Descriptor.strided(engine, geometry.bias)
-        images = geometry.bottom[1] <= IMAGE_CHANNELS and layouts.inside != BLOCKED
-        self.inner_bottom = self._inside(geometry.bottom, layouts.bottom, None if images else layouts.inside)
-        self.inner_top = self._inside(geometry.top, layouts.top, layouts.inside)
-        self.inner_weight = Descriptor.any(engine, geometry.weight)
+        lie = partial(Factors.of, engine, geometry, layouts.bottom, layouts.top, layouts.inside)
+        self.results = lie(kinds.FLOAT32)
+        self.factors = [lie(dtype) for dtype in factor_types(self.math, engine)]
 
-    def _inside(self, shape: Shape, layout: str, inside: str | None) -> Descriptor:
-        """How a primitive takes a value: as it lies, unless it lies plain."""
-        if layout != PLAIN:
-            return descriptor_of(self.engine, shape, layout)
-        return descriptor_of(self.engine, shape, inside) if inside else Descriptor.any(self.engine, shape)
-
-    def _describe_forward(self, training: bool) -> PrimitiveDescriptor:
+    def _describe_forward(self, training: bool, factors: Factors) -> PrimitiveDescriptor:
         return describe(
             self.engine,
             f"{self.kind}_forward",
             kinds.FORWARD_TRAINING if training else kinds.FORWARD_INFERENCE,
             self.algorithm,
-            self.inner_bottom,
-            self.inner_weight,
+            factors.bottom,
+            factors.weight,
             self.bias if self.biased else None,
-            self.inner_top,
+            self.results.top,
             *self.geometry.windows,
             attributes=self._attributes(),
         )
 
+    def _is_biased(self) -> bool:
+        return len(self.node.params) > 1
+
     def _slope(self) -> float | None:
         """The slope of the ReLU at the end; None where there is no ReLU."""
-        return slope_of(self.nodes[-1]) if len(self.nodes) > 1 else None
+        return slope_of(self.nodes[-1]) if self.nodes[-1].type == "ReLU" else None
 
     def _attributes(self) -> Attributes:
         """What is done to the results before they are written."""
         return Attributes(self.engine, slope=self.slope)
 
-    def _operands_after(self, routine: Routine) -> dict[int, str]:
-        """The arguments that `_attributes` asks for."""
-        return {}
+    def _after(self) -> list[tuple[str, Descriptor]]:
+        """The arguments that `_attributes` asks for, by name."""
+        return []
 
     def _describe_backward(self, of: str, *operands: Descriptor | None) -> PrimitiveDescriptor:
         """of: "data" or "weights"."""
@@ -215,10 +236,11 @@ class FiltersForm(RoutineForm):
     def _write_forward(self, routine: Routine) -> None:
         reads = {kinds.SOURCE: routine.operand("bottom", self.bottom)}
         weight = self.weight if self.packed is None else self.primitive.argument(kinds.WEIGHTS)
-        reads[kinds.WEIGHTS] = routine.operand("weight", weight)
+        reads[kinds.WEIGHTS] = routine.operand("weight", weight, rounded=self.packed is not None)
         if self.biased:
             reads[kinds.BIAS] = routine.operand("bias", self.bias)
-        reads |= self._operands_after(routine)
+        for place, (name, descriptor) in enumerate(self._after()):
+            reads[kinds.operand_after(place)] = routine.operand(name, descriptor)
         routine.add(self.primitive, reads, {kinds.DESTINATION: routine.operand("top", self.top)})
 
     def _write_backward(self, routine: Routine, channels_last: bool) -> None:
@@ -244,7 +266,8 @@ class FiltersForm(RoutineForm):
 
     def _first_part(self) -> Part | None:
         """The part that is all of the backward pass where the bottom holds images, from outside."""
-        if self.kind != "convolution" or self.bottom_layouts != (PLAIN,) or self.input_needs_grad[0]:
+        outside = self.bottom_layouts == (PLAIN,) and not self.input_needs_grad[0]
+        if self.kind != "convolution" or not outside or self.math == BF16:
             return None
         (layout,) = self.top_layouts or (PLAIN,)
         wanted = (self.param_needs_grad[0], self.biased and self.param_needs_grad[1])
@@ -259,7 +282,10 @@ class FiltersForm(RoutineForm):
 
     def _add_data(self, routine: Routine, gradient: str) -> None:
         """The gradient of the bottom."""
-        data = self._describe_backward("data", self.inner_bottom, self.inner_weight, self.inner_top)
+        data = fastest(
+            self.factors,
+            lambda factors: self._describe_backward("data", self.results.bottom, factors.weight, factors.top),
+        )
         routine.add(
             data,
             {kinds.DESTINATION_GRADIENT: gradient, kinds.WEIGHTS: routine.operand("weight", self.weight)},
@@ -269,24 +295,26 @@ class FiltersForm(RoutineForm):
     def _add_weights(self, routine: Routine, gradient: str) -> None:
         """The gradients of the weights and of the bias. Raises Refused where oneDNN's would be wrong."""
         biased = self.biased and self.param_needs_grad[1]
-        primitive = self._describe_backward(
-            "weights", self.inner_bottom, self.inner_weight, self.bias if biased else None, self.inner_top
+        results = self.results.weight, self.bias if biased else None
+        primitive = fastest(
+            self.factors,
+            lambda factors: self._describe_backward("weights", factors.bottom, *results, factors.top),
         )
         if self._overlaps(primitive):
             raise Refused("cells of less than a vector are gathered over one another")
         reads = {kinds.SOURCE: routine.operand("bottom", self.bottom), kinds.DESTINATION_GRADIENT: gradient}
-        results: dict[bool, dict[int, str]] = {True: {}, False: {}}  # by whether they are added to
+        written: dict[bool, dict[int, str]] = {True: {}, False: {}}  # by whether they are added to
         weight = routine.operand("weight gradient", self.weight)
         if self.param_needs_grad[0]:
-            results[not self.fresh[0]][kinds.WEIGHTS_GRADIENT] = weight
+            written[not self.fresh[0]][kinds.WEIGHTS_GRADIENT] = weight
         else:
-            results[False][kinds.WEIGHTS_GRADIENT] = routine.temporary(
+            written[False][kinds.WEIGHTS_GRADIENT] = routine.temporary(
                 weight, primitive.argument(kinds.WEIGHTS_GRADIENT)
             )
         if biased:
             bias = routine.operand("bias gradient", self.bias)
-            results[not self.fresh[1]][kinds.BIAS_GRADIENT] = bias
-        routine.add(primitive, reads, writes=results[False], adds=results[True])
+            written[not self.fresh[1]][kinds.BIAS_GRADIENT] = bias
+        routine.add(primitive, reads, writes=written[False], adds=written[True])
 
     def _overlaps(self, primitive: PrimitiveDescriptor) -> bool:
         """Whether oneDNN gathers the cells that a stride leaves as whole vectors, where each is less: one
@@ -296,8 +324,8 @@ class FiltersForm(RoutineForm):
         narrow = geometry.bottom[1] < self.engine.block and geometry.is_thinned
         if self.kind != "convolution" or grouped or not narrow:
             return False
-        blocked = descriptor_of(self.engine, geometry.bottom, BLOCKED)
-        return not primitive.argument(kinds.SOURCE).is_like(blocked)
+        source = primitive.argument(kinds.SOURCE)
+        return not source.is_like(descriptor_of(self.engine, geometry.bottom, BLOCKED, source.dtype))
 
 
 def make_filters(
@@ -307,15 +335,22 @@ def make_filters(
     mode: Mode,
     engine: Engine,
 ) -> FiltersForm | None:
-    """The form of a layer with filters, and of the ReLU that may follow it, in the best layout that has a
-    fast primitive."""
-    if len(nodes) > 1 and not relu_can_end(nodes):
+    """The form of a layer with filters, and of the sum and the ReLU that may follow it, in the best layout
+    that has a fast primitive."""
+    if not ends_can_join(nodes, mode):
         return None
 
     def make(geometry: Geometry, layouts: Layouts) -> FiltersForm:
         return FiltersForm(nodes, mode, engine, kind, geometry, layouts, packs_once=mode.holds)
 
     return in_best_layout(geometry_of, nodes, mode, engine, make)
+
+
+def ends_can_join(nodes: Sequence[Node], mode: Mode) -> bool:
+    """Whether the sum and the ReLU that end a chain, where they do, can be part of what is before them."""
+    if nodes[-1].type == "ReLU" and not relu_can_end(nodes):
+        return False
+    return all(is_sum_of_two(node.layer) and not mode.backward for node in nodes if node.type == "Eltwise")
 
 
 def in_best_layout(

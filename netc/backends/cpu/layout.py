@@ -10,12 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from netc.backends.cpu.onednn import Descriptor, Engine
+from netc.backends.cpu.onednn import Descriptor, Engine, kinds
 from netc.backends.form import BLOCKED, NHWC, PLAIN, Mode
-from netc.graph import Graph, Value
+from netc.graph import Value
 from netc.layer import Shape
 from netc.layer.base import count
-from netc.layer.conv import SlidingFilters
 
 IMAGE_CHANNELS: Final = 4  # a bottom of no more holds images
 WASTE: Final = 0.05  # of the work that may go into padding
@@ -34,15 +33,17 @@ def elements_of(shape: Shape, layout: str, block: int) -> int:
     return images * -(-channels // block) * block * count(pixels)
 
 
-def descriptor_of(engine: Engine, shape: Shape, layout: str = PLAIN) -> Descriptor:
+def descriptor_of(
+    engine: Engine, shape: Shape, layout: str = PLAIN, dtype: int = kinds.FLOAT32
+) -> Descriptor:
     """A value's array as oneDNN sees it. A scalar is seen as a vector of one."""
     if layout == BLOCKED:
-        return Descriptor.tagged(engine, shape, f"aBcd{engine.block}b")
+        return Descriptor.tagged(engine, shape, f"aBcd{engine.block}b", dtype)
     if layout == NHWC:
         _, channels, height, width = shape
         strides = (height * width * channels, 1, width * channels, channels)
-        return Descriptor.strided(engine, shape, strides)
-    return Descriptor.strided(engine, shape or (1,))
+        return Descriptor.strided(engine, shape, strides, dtype)
+    return Descriptor.strided(engine, shape or (1,), dtype=dtype)
 
 
 def flat_of(engine: Engine, shape: Shape, layout: str) -> Descriptor:
@@ -54,25 +55,6 @@ def layout_of(values: Sequence[Value]) -> str:
     """The layout that most of these values have, the first's of several that as many have."""
     layouts = [value.layout for value in values]
     return max(layouts, key=layouts.count)
-
-
-def best_layout(graph: Graph, block: int) -> str:
-    """The layout that a whole net most likely runs fastest in: blocked, unless blocks that its channels do
-    not fill would add more than `WASTE` to the work of its convolutions.
-
-    The first layer's bottom is left out: images stay plain.
-    """
-    work = padded = 0.0
-    for node in graph.nodes:
-        layer = node.layer
-        if not isinstance(layer, SlidingFilters) or layer.axis != 1 or len(node.inputs[0].shape) != 4:
-            continue
-        channels, filters = node.inputs[0].shape[1], node.outputs[0].shape[1]
-        cells = count(node.params[0].shape[1:]) * count(node.outputs[0].shape[2:])
-        work += filters * cells
-        image = channels <= IMAGE_CHANNELS
-        padded += filters * cells * filled(filters, block) * (1 if image else filled(channels, block))
-    return NHWC if padded > (1 + WASTE) * work else BLOCKED
 
 
 def filled(channels: int, block: int) -> float:

@@ -38,6 +38,7 @@ class VectorModel(models.PrimitiveModel):
 
 FLOATS: Final = VectorType("float32", ir.FloatType())
 NUMBERS: Final = VectorType("int32", INT)
+CONTRACT: Final = ("contract",)  # a product and a sum may be one instruction
 IN_MEMORY: Final = ir.VectorType(BYTE, LANES)  # numbers, from 0 to 255
 
 
@@ -133,6 +134,29 @@ def add(typing_context, left, right):
         return builder.fadd(a, b) if left is FLOATS else builder.add(a, b)
 
     return _operation(left, (left, left), emit)
+
+
+@intrinsic
+def subtract(typing_context, left, right):
+    """left - right."""
+    return _operation(FLOATS, (FLOATS, FLOATS), lambda builder, a, b: builder.fsub(a, b))
+
+
+@intrinsic
+def multiply(typing_context, left, right):
+    """left * right."""
+    return _operation(FLOATS, (FLOATS, FLOATS), lambda builder, a, b: builder.fmul(a, b))
+
+
+@intrinsic
+def multiply_add(typing_context, left, right, summand):
+    """left * right + summand, rounded once where the machine can."""
+
+    def emit(builder, left, right, summand):
+        product = builder.fmul(left, right, flags=CONTRACT)
+        return builder.fadd(product, summand, flags=CONTRACT)
+
+    return _operation(FLOATS, (FLOATS, FLOATS, FLOATS), emit)
 
 
 @intrinsic

@@ -18,7 +18,7 @@ from netc.backends.cpu.chain import in_sequence
 from netc.backends.cpu.loops import bound, compiled, threads_for
 from netc.backends.cpu.onednn import Descriptor, Engine, Refused, Routine, describe, kinds
 from netc.backends.cpu.onednn.functions import dims
-from netc.backends.cpu.onednn.product import Product
+from netc.backends.cpu.onednn.product import Product, row_of
 from netc.backends.cpu.winograd_task import FLOAT, LEAST_TILES, POINTS, Task, blocks
 from netc.backends.form import Run
 from netc.layer import Array, Scratch, Shape
@@ -27,7 +27,7 @@ BLOCKED_WEIGHTS: Final = {f"Acdb{lanes}a": lanes for lanes in (8, 16, 24, 32, 48
 
 
 class Correlation:
-    """result = relu(factor * (w * image) + shift).
+    """result = relu(factor * (w * image) + shift + residual).
 
     turned: for the bottom's gradient, whose filters are turned by half a circle and lead from outputs to
     inputs. Raises Refused where oneDNN has no fast product, ImportError without numba, OSError without
@@ -94,9 +94,10 @@ class Correlation:
         factor: Array,
         shift: Array,
         workspace: Mapping[str, Array],
+        residual: Array | None = None,
     ) -> Run:
         """Its run on channels-last arrays, with the points that `prepare` made; factor and shift: of each
-        of the result's channels."""
+        of the result's channels; residual: None where nothing is added."""
         task = self.task
         before = _matrices(workspace["image points"], self.block, task.inputs)
         after = _matrices(workspace["result points"], self.block, task.outputs)
@@ -109,6 +110,8 @@ class Correlation:
                 "factor": _group(factor, group, task.outputs),
                 "shift": _group(shift, group, task.outputs),
             }
+            if residual is not None:
+                ends["residual"] = _group(residual, group, task.outputs)
             for block in blocks(task.tiles, self.block):
                 arrays = {"values": source, "points": before, "scratch": scratch}
                 runs.append(self._run("image_tiles", image_numbers(task, block, self.block), arrays))
@@ -144,6 +147,7 @@ class FilterGradient:
         # Each block's products are added to the sums over all: the more tiles, the less often.
         balanced = task.inputs * task.outputs // (task.inputs + task.outputs)
         self.task, self.block = task, task.block(max(LEAST_TILES, balanced))
+        self.image_row, self.result_row = row_of(task.inputs), row_of(task.outputs)
         names = ("image_tiles", "gradient_tiles", "points_to_filters")
         self.loops = {name: compiled("winograd_loops", name) for name in names}
 
@@ -152,8 +156,8 @@ class FilterGradient:
         """What `bind` must be given."""
         task = self.task
         return {
-            "image points": Scratch((POINTS * self.block * task.inputs,), np.float32),
-            "result points": Scratch((POINTS * self.block * task.outputs,), np.float32),
+            "image points": Scratch((POINTS * self.block * self.image_row,), np.float32),
+            "result points": Scratch((POINTS * self.block * self.result_row,), np.float32),
             "filter points": Scratch((POINTS * task.inputs * task.outputs,), np.float32),
             "sums": Scratch((threads_for(task.tiles) * task.outputs,), np.float64),
             "tiles": loop_scratch(task),
@@ -193,13 +197,15 @@ class FilterGradient:
         counted = {} if bias is None else {"sums": sums}
         runs: list[Run] = [] if bias is None else [partial(sums.fill, 0)]
         for first, count in blocks(task.tiles, self.block):
-            before = _matrices(workspace["image points"], count, task.inputs)
-            after = _matrices(workspace["result points"], count, task.outputs)
+            before = _matrices(workspace["image points"], count, self.image_row)
+            after = _matrices(workspace["result points"], count, self.result_row)
             arrays = {"values": source, "points": before, "scratch": scratch}
             block = (first, count)
-            runs.append(self._run("image_tiles", image_numbers(task, block, count), arrays))
+            numbers = image_numbers(task, block, count, self.image_row)
+            runs.append(self._run("image_tiles", numbers, arrays))
             arrays = {"values": target, "points": after, "scratch": scratch, **counted}
-            runs.append(self._run("gradient_tiles", result_numbers(task, block, count), arrays))
+            numbers = result_numbers(task, block, count, self.result_row)
+            runs.append(self._run("gradient_tiles", numbers, arrays))
             runs += self._products(before, after, workspace["filter points"], add=first > 0)
         if weight is not None:
             part = weight.reshape(task.groups, -1)[group]
@@ -212,6 +218,7 @@ class FilterGradient:
     def _products(self, before: Array, after: Array, points: Array, *, add: bool) -> list[Run]:
         task = self.task
         target = _matrices(points, task.outputs, task.inputs)
+        before, after = before[:, :, : task.inputs], after[:, :, : task.outputs]
         return [Product(self.engine, after[i].T, before[i], target[i], add=add) for i in range(POINTS)]
 
     def _filters(self, points: Array, weight: Array, scratch: Array, adds: bool) -> Run:
@@ -235,19 +242,20 @@ class FilterGradient:
         return bound(self.loops[name], JOB, threads_for(numbers["count"]), numbers, arrays)
 
 
-def image_numbers(task: Task, block: tuple[int, int], rows: int) -> dict[str, int]:
-    """What a loop over the image's tiles goes by; rows: of the block's points."""
+def image_numbers(task: Task, block: tuple[int, int], rows: int, row: int = 0) -> dict[str, int]:
+    """What a loop over the image's tiles goes by; rows: of the block's points; row: the floats from one to
+    the next, the channels if 0."""
     numbers = dict(zip(("top", "left"), task.padding, strict=True))
-    return {**numbers, **_block_numbers(task, block, rows, task.image, task.inputs)}
+    return {**numbers, **_block_numbers(task, block, rows, row or task.inputs, task.image, task.inputs)}
 
 
-def result_numbers(task: Task, block: tuple[int, int], rows: int) -> dict[str, int]:
+def result_numbers(task: Task, block: tuple[int, int], rows: int, row: int = 0) -> dict[str, int]:
     """What a loop over the result's tiles goes by."""
-    return _block_numbers(task, block, rows, task.result, task.outputs)
+    return _block_numbers(task, block, rows, row or task.outputs, task.result, task.outputs)
 
 
 def _block_numbers(
-    task: Task, block: tuple[int, int], rows: int, image: Shape, channels: int
+    task: Task, block: tuple[int, int], rows: int, row: int, image: Shape, channels: int
 ) -> dict[str, int]:
     return {
         "size": task.cells,
@@ -258,8 +266,8 @@ def _block_numbers(
         "height": image[1],
         "width": image[2],
         "pixel": task.groups * channels,
-        "plane": rows * channels,
-        "row": channels,
+        "plane": rows * row,
+        "row": row,
         "channels": channels,
     }
 

@@ -45,13 +45,14 @@ DIVISORS: Final = np.array(
 
 # Addresses. values: an image-shaped array from the first channel of the group on; points: (36, rows, columns)
 # of a block of tiles; filters: the layer's weights from the group's first on; factor, shift: of each channel;
-# sums: doubles, a row of channels for each thread. Then: the block's first tile and their number; tiles down
-# and across an image; rows and columns of the image, its padding; the floats from pixel to pixel, from point
-# to point and from row to row of the points; channels; how far filters, channels and cells of a filter lie
-# apart; whether to add to what is there; the cells of a tile, or of a filter, along an axis.
-# slope: of the ReLU, 1 for none.
+# residual: an image that lies as `values` does, or 0; sums: doubles, a row of channels for each thread. Then:
+# the block's first tile and their number; tiles down and across an image; rows and columns of the image, its
+# padding; the floats from pixel to pixel, from point to point and from row to row of the points; channels;
+# how far filters, channels and cells of a filter lie apart; whether to add to what is there; the cells of a
+# tile, or of a filter, along an axis. slope: of the ReLU, 1 for none.
 JOB: Final = np.dtype(
-    [(name, "i8") for name in ("values", "points", "filters", "factor", "shift", "sums", "scratch")]
+    [(name, "i8") for name in ("values", "points", "filters", "factor", "shift", "residual")]
+    + [(name, "i8") for name in ("sums", "scratch")]
     + [(name, "i8") for name in ("first", "count", "down", "across", "height", "width", "top", "left")]
     + [(name, "i8") for name in ("pixel", "plane", "row", "channels", "inputs", "lanes")]
     + [(name, "i8") for name in ("filter_step", "input_step", "cell_step", "adds", "size")]
@@ -208,11 +209,32 @@ def _collected(job, number, channel, count, wanted, tile, column):
         _collect(a0, a1, a2, a3, a4, a5, wanted, column + 6 * j * ROW, count)
 
 
+@njit(**CONTRACTED)
+def _rectified(value, slope):
+    below = slope * value if slope != 0 else float32(0)  # of minus infinity too
+    return below if value < 0 else value
+
+
+@njit(**CONTRACTED)
+def _write(cell, factor, shift, slope, out, count):
+    for c in range(count):
+        out[c] = _rectified(factor[c] * cell[c] + shift[c], slope)
+
+
+@njit(**CONTRACTED)
+def _write_sum(cell, factor, shift, residual, slope, out, count):
+    """Spoils the cell. Few arrays in each loop: the compiler has to check that they lie apart."""
+    for c in range(count):
+        cell[c] = factor[c] * cell[c] + shift[c] + residual[c]
+    for c in range(count):
+        out[c] = _rectified(cell[c], slope)
+
+
 def tiles_to_image(pointer):
-    """y = relu(factor * cell + shift) of the cells that lie in the image."""
+    """y = relu(factor * cell + shift + residual) of the cells that lie in the image."""
     job = carray(pointer, 1)[0]
     tile, column, _ = _scratch(job)
-    slope, size, zero = job.slope, job.size, float32(0)
+    slope, size, adds, residual = job.slope, job.size, job.residual != 0, job.residual - job.values
     for number in range(*share(job.count)):
         image, y, x = _place(job, number)
         for channel in range(0, job.channels, LANES):
@@ -222,11 +244,12 @@ def tiles_to_image(pointer):
             for i in range(min(size, job.height - y)):
                 for j in range(min(size, job.width - x)):
                     cell = _row(column + (6 * j + i) * ROW, count)
-                    out = _row(_cell(job, image, y + i, x + j, channel, 0), count)
-                    for c in range(count):
-                        value = factor[c] * cell[c] + shift[c]
-                        below = slope * value if slope != 0 else zero  # of minus infinity too
-                        out[c] = below if value < 0 else value
+                    place = _cell(job, image, y + i, x + j, channel, 0)
+                    out = _row(place, count)
+                    if adds:
+                        _write_sum(cell, factor, shift, _row(place + residual, count), slope, out, count)
+                    else:
+                        _write(cell, factor, shift, slope, out, count)
 
 
 @njit(**CONTRACTED)

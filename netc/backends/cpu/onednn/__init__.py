@@ -6,7 +6,7 @@ from netc.backends.cpu.onednn.functions import Refused
 from netc.backends.cpu.onednn.memory import Descriptor
 from netc.backends.cpu.onednn.primitive import Attributes, PrimitiveDescriptor, describe
 from netc.backends.cpu.onednn.product import Product
-from netc.backends.cpu.onednn.routine import Execution, Routine
+from netc.backends.cpu.onednn.routine import Execution, Rounding, Routine
 
 __all__ = [
     "Attributes",
@@ -16,6 +16,7 @@ __all__ = [
     "PrimitiveDescriptor",
     "Product",
     "Refused",
+    "Rounding",
     "Routine",
     "describe",
     "kinds",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+BFLOAT16: Final = 2
 FLOAT32: Final = 3
 ANY_TAG: Final = 1
 CPU: Final = 1
@@ -39,6 +40,9 @@ WITH_SCALE: Final = 2
 WITH_SHIFT: Final = 4
 THEN_RELU: Final = 8
 
+# What a description of memory is asked for.
+DATA_TYPE: Final = 258
+
 # What a primitive description is asked for.
 IMPLEMENTATION: Final = 8
 SCRATCHPAD_OF: Final = 136
@@ -63,6 +67,8 @@ WEIGHTS_GRADIENT: Final = 161
 BIAS_GRADIENT: Final = 169
 SCALE_GRADIENT: Final = 255
 SHIFT_GRADIENT: Final = 256
+
+FACTORS: Final = (SOURCE, WEIGHTS, DESTINATION_GRADIENT)  # of the products that a layer with weights computes
 
 
 def operand_after(place: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Sequence
 from ctypes import c_void_p
 
@@ -13,7 +14,7 @@ from netc.backends.cpu.onednn.functions import dims
 
 
 class Descriptor(Handle):
-    """The shape and the layout of an array of float32."""
+    """The shape and the layout of an array; of float32, unless a type is named."""
 
     __slots__ = ("shape",)
 
@@ -23,27 +24,31 @@ class Descriptor(Handle):
 
     @classmethod
     def strided(
-        cls, engine: Engine, shape: Sequence[int], strides: Sequence[int] | None = None
+        cls,
+        engine: Engine,
+        shape: Sequence[int],
+        strides: Sequence[int] | None = None,
+        dtype: int = kinds.FLOAT32,
     ) -> Descriptor:
         """An array with these strides, counted in elements; row-major without them."""
         if strides is None:
             strides = [int(np.prod(shape[axis + 1 :], dtype=np.int64)) for axis in range(len(shape))]
-        arguments = (len(shape), dims(shape), kinds.FLOAT32, dims(strides))
+        arguments = (len(shape), dims(shape), dtype, dims(strides))
         return cls(engine, engine.functions.create("memory_desc_create_with_strides", *arguments), shape)
 
     @classmethod
-    def tagged(cls, engine: Engine, shape: Sequence[int], tag: str) -> Descriptor:
+    def tagged(cls, engine: Engine, shape: Sequence[int], tag: str, dtype: int = kinds.FLOAT32) -> Descriptor:
         """An array in a layout of oneDNN's own, such as aBcd8b."""
-        return cls._of_tag(engine, shape, engine.tag(tag))
+        return cls._of_tag(engine, shape, engine.tag(tag), dtype)
 
     @classmethod
-    def any(cls, engine: Engine, shape: Sequence[int]) -> Descriptor:
+    def any(cls, engine: Engine, shape: Sequence[int], dtype: int = kinds.FLOAT32) -> Descriptor:
         """An array whose layout a primitive may choose."""
-        return cls._of_tag(engine, shape, kinds.ANY_TAG)
+        return cls._of_tag(engine, shape, kinds.ANY_TAG, dtype)
 
     @classmethod
-    def _of_tag(cls, engine: Engine, shape: Sequence[int], tag: int) -> Descriptor:
-        arguments = (len(shape), dims(shape), kinds.FLOAT32, tag)
+    def _of_tag(cls, engine: Engine, shape: Sequence[int], tag: int, dtype: int) -> Descriptor:
+        arguments = (len(shape), dims(shape), dtype, tag)
         return cls(engine, engine.functions.create("memory_desc_create_with_tag", *arguments), shape)
 
     @classmethod
@@ -62,6 +67,13 @@ class Descriptor(Handle):
         """The bytes that the array takes, padding included."""
         size: int = self.engine.functions["memory_desc_get_size"](self)
         return size
+
+    @property
+    def dtype(self) -> int:
+        """The type of its elements."""
+        number = ctypes.c_int()
+        self.engine.functions.call("memory_desc_query", self, kinds.DATA_TYPE, ctypes.byref(number))
+        return number.value
 
     def is_like(self, other: Descriptor) -> bool:
         """Whether both say the same."""

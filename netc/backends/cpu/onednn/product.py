@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import numpy as np
 
 from netc.backends.cpu.onednn.engine import Engine
 
+COLLIDING: Final = 128  # rows of a multiple of so many floats compete for the same places in the caches
+APART: Final = 16  # the floats that keep them from it: a cache line
+
+
+def row_of(columns: int) -> int:
+    """The floats from row to row of a matrix of so many columns that products read fast."""
+    return columns if columns % COLLIDING else columns + APART
+
 
 class Product:
-    """target = left @ right (+ target with `add`), each side a matrix or a transposed view of one; calling it
-    computes it."""
+    """target = left @ right (+ target with `add`), each side a matrix or a transposed view of one, whose rows
+    may lie apart; calling it computes it."""
 
     __slots__ = ("_arguments", "_functions", "_held", "_multiply")
 
@@ -23,17 +33,24 @@ class Product:
         assert right.shape[0] == inner
         assert target.shape == (rows, columns)
         assert target.flags.c_contiguous
-        sides = [(array.flags.c_contiguous, array) for array in (left, right)]
-        flags = [b"N" if plain else b"T" for plain, _ in sides]
-        operands = [
-            (array.ctypes.data, array.shape[1] if plain else array.shape[0]) for plain, array in sides
-        ]
-        assert all(plain or array.T.flags.c_contiguous for plain, array in sides)
+        (flag, *operand), (other_flag, *other) = _side(left), _side(right)
         sizes = (rows, columns, inner)
         beta = 1.0 if add else 0.0
         place = (target.ctypes.data, columns)
-        self._arguments = (*flags, *sizes, 1.0, *operands[0], *operands[1], beta, *place)
+        self._arguments = (flag, other_flag, *sizes, 1.0, *operand, *other, beta, *place)
 
     def __call__(self) -> None:
         if status := self._multiply(*self._arguments):
             self._functions.check(status, "sgemm")
+
+
+def _side(array: np.ndarray) -> tuple[bytes, int, int]:
+    """Whether a side is a transposed view, its address, and the floats from row to row of the matrix."""
+    if array.flags.c_contiguous:
+        return b"N", array.ctypes.data, array.shape[1]
+    if array.T.flags.c_contiguous:
+        return b"T", array.ctypes.data, array.shape[0]
+    transposed = array.strides[1] != array.itemsize
+    across, along = array.strides if transposed else array.strides[::-1]
+    assert across == array.itemsize, "the columns of a matrix lie close together"
+    return b"T" if transposed else b"N", array.ctypes.data, along // array.itemsize
