@@ -113,7 +113,8 @@ sum_short_rows(int outer, int channels, int inner, bool packed, const float* __r
   }
 }
 
-// blocks: columns / (32 COUNT), rounded up, * chunks. COUNT > 1 needs columns and addresses that allow packs.
+// blocks: columns / (32 COUNT), rounded up, * chunks; or with one chunk, as many for each of gridDim.y matrices, whose
+// rows are summed up apart. COUNT > 1 needs columns and addresses that allow packs.
 template <class Term, int COUNT>
 __global__ void __launch_bounds__(WARPS * 32)
 sum_columns(int rows, int columns, int chunks, const float* __restrict__ dy, const float* __restrict__ x, float* first,
@@ -122,12 +123,13 @@ sum_columns(int rows, int columns, int chunks, const float* __restrict__ dy, con
   const int across = divide_up(columns, 32 * COUNT), chunk = blockIdx.x / across;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int column = (blockIdx.x % across * 32 + lane) * COUNT;
+  const int64 matrix = int64(blockIdx.y) * rows * columns;
   float sum[COUNT][Term::sums] = {};
 
   if (column < columns)
 #pragma unroll 4
     for (int row = chunk * WARPS + warp; row < rows; row += chunks * WARPS) {
-      const int64 at = int64(row) * columns + column;
+      const int64 at = matrix + int64(row) * columns + column;
       const auto values = load_packed<COUNT>(dy + at);
       Packed<float, COUNT> others = {};
       if constexpr (Term::reads_x) others = load_packed<COUNT>(x + at);
@@ -144,7 +146,8 @@ sum_columns(int rows, int columns, int chunks, const float* __restrict__ dy, con
       float whole = 0;
 #pragma unroll
       for (int other = 0; other < WARPS; ++other) whole += shares[other][j * 32 + lane];
-      if (column < columns && targets[k]) put_sum(targets[k] + int64(chunk) * columns + column + j, whole, factor, adds);
+      if (column >= columns || !targets[k]) continue;
+      put_sum(targets[k] + int64(chunk + blockIdx.y) * columns + column + j, whole, factor, adds);
     }
     __syncthreads();
   }

@@ -8,11 +8,13 @@
 #include "relu.cuh"
 
 // y = relu(a x + b + z): a and b are numbers of channels, z is an array; each may be null. x also goes to `kept`, unless
-// that is null.
+// that is null. `image`: how many elements meet the same channels' numbers, before those of the next image begin; 0 for
+// all.
 template <int COUNT>
 __global__ void __launch_bounds__(256)
-scale(unsigned n, bool packed, unsigned inner, uint64 inner_r, unsigned channels, uint64 channels_r, const float* x,
-      const float* a, const float* b, const float* z, float* y, float* kept, float slope) {
+scale(unsigned n, bool packed, unsigned inner, uint64 inner_r, unsigned channels, uint64 channels_r, unsigned image,
+      uint64 image_r, const float* x, const float* a, const float* b, const float* z, float* y, float* kept,
+      float slope) {
   const Channels layout = {{inner, inner_r}, {channels, channels_r}};
   for_each_pack<COUNT>(packed, n, [&](int64 i, auto pack) {
     constexpr int count = decltype(pack)::count;
@@ -24,8 +26,9 @@ scale(unsigned n, bool packed, unsigned inner, uint64 inner_r, unsigned channels
 #pragma unroll
     for (int j = 0; j < count; ++j) {
       float v = values.v[j];
-      if (a) v *= a[at.channel];
-      if (b) v += b[at.channel];
+      const unsigned first = image ? Divisor{image, image_r}.quotient(static_cast<unsigned>(i) + j) * channels : 0;
+      if (a) v *= a[first + at.channel];
+      if (b) v += b[first + at.channel];
       values.v[j] = relu(v + added.v[j], slope);
       layout.advance(at);
     }

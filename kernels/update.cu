@@ -20,6 +20,10 @@ struct UpdateScalars {
   float norm;            // of the gradients without loss scaling, for the log
   int overflowed;        // whether gradients of a scaled loss are not finite: nothing is updated then
 };
+struct LossScale {
+  float value;  // how many times too large the gradients of a pass are
+  float held;   // updates in a row that did not overflow
+};
 struct RuleConstants {
   float momentum, momentum2, delta;
 };
@@ -121,19 +125,26 @@ __global__ void __launch_bounds__(256) square_sums(int64 n, const float* __restr
 
 // One block: turns the shares into the norm of the gradients and the scale that clips it. A norm that is not above
 // `most`, or a negative `most`, clips nothing. Where there is a loss scale, the gradients are so many times too large,
-// and a norm that is not finite is an overflow.
+// and a norm that is not finite is an overflow; the scale of the next pass is halved then, and doubled when it has held
+// `patience` times, within `lowest` and `highest`.
 template <int = 0>
 __global__ void __launch_bounds__(256)
 clip_gradients(int count, const double* __restrict__ sums, float most, float scale,
-               const float* __restrict__ loss_scale, UpdateScalars* scalars) {
+               LossScale* loss_scale, float lowest, float highest, float patience, UpdateScalars* scalars) {
   double mine = 0;
   for (int i = threadIdx.x; i < count; i += 256) mine += sums[i];
   const double scaled_norm = sqrt(block_sum<256>(mine));
   if (threadIdx.x != 0) return;
-  const float times = loss_scale ? *loss_scale : 1.0f;
+  const float times = loss_scale ? loss_scale->value : 1.0f;
   const double norm = scaled_norm / times;
   const bool clips = most >= 0 && norm > most;
   scalars->norm = static_cast<float>(norm);
-  scalars->overflowed = loss_scale && !(scaled_norm <= LARGEST);
   scalars->gradient_scale = scale / times * (clips ? static_cast<float>(most / norm) : 1.0f);
+  const bool overflowed = loss_scale && !(scaled_norm <= LARGEST);
+  scalars->overflowed = overflowed;
+  if (!loss_scale) return;
+  const float held = overflowed ? 0 : loss_scale->held + 1;
+  const bool grows = held >= patience;
+  loss_scale->value = overflowed ? fmaxf(lowest, times / 2) : grows ? fminf(highest, times * 2) : times;
+  loss_scale->held = grows ? 0 : held;
 }

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from netc.backends.form import PLAIN, Form, Maker, Mode, ReferenceForm, Run
+from netc.backends.journal import Journal
 from netc.backends.step import Step
 from netc.backends.update_spec import Update, UpdateSpec
 from netc.data import Source
@@ -35,8 +36,10 @@ class Backend(ABC):
     scaled_maths: tuple[str, ...] = ()  # those in whose products small gradients vanish: the loss is scaled
     # Whether gradients given anew cost less than clearing all of them at once and adding to them.
     gives_fresh: bool = False
-    # Whether forms, all of plain layouts, are made twice, since they then need not wait for each other.
+    # Whether forms are made twice, since they then need not wait for each other.
     rehearses: bool = False
+    # Whether the fastest of several layouts can be told.
+    compares_layouts: bool = True
 
     def __init__(self, math: str = "fp32", deterministic: bool = False) -> None:
         self.math, self.deterministic = math, deterministic
@@ -99,9 +102,20 @@ class Backend(ABC):
         are not compared. keep_all: users look at every blob."""
         return (PLAIN,)
 
+    def layout_facts(self) -> Sequence[str]:
+        """What it hangs on, beside the net and the processor, which layout is the fastest."""
+        return ()
+
+    def synchronise(self) -> None:  # noqa: B027 -- most do their work at once
+        """Returns when all work asked for so far is done."""
+
     def elements(self, shape: Shape, layout: str) -> int:
         """How many elements a value takes in a layout, padding included."""
         return math.prod(shape)
+
+    def lie_alike(self, shape: Shape, one: str, other: str) -> bool:
+        """Whether forms that want a value in one layout can be given it in the other as it lies."""
+        return one == other
 
     def reorder(self, node: Node, served: Node) -> Form:
         """The form of a Reorder node, which was put in for the node it serves."""
@@ -123,10 +137,10 @@ class Backend(ABC):
         """What a step asks for, piece by piece, for those who look at the program; it is not run."""
         return ()
 
-    def feed_images(self, source: Source, tops: Sequence[Array]) -> Run | None:
-        """What brings the next batch of a source's raw images into the arrays of its tops, each time it runs.
+    def feed(self, source: Source, tops: Sequence[Array]) -> Run | None:
+        """What brings the next batch of a source into the arrays of its tops, each time it runs.
 
-        None where the backend wants batches finished, or the source has no raw ones.
+        None where batches come finished and are written.
         """
         return None
 
@@ -140,7 +154,15 @@ class Backend(ABC):
     ) -> Update | None:
         """The update of all parameters as a fast pass over their flat arrays; None where there is none.
 
-        loss_scale: one number that says, at the time it runs, how many times too large the gradients are.
+        loss_scale: two numbers that say, at the time it runs, how many times too large the gradients are, as
+        `netc.backends.loss_scale` has them.
+        """
+        return None
+
+    def make_journal(self, width: int, notes: Sequence[Array] = ()) -> Journal | None:
+        """A journal of rows of `width` numbers, always beginning with those of `notes`.
+
+        None where work is done when the call that asks for it returns.
         """
         return None
 

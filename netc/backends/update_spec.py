@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
+
+import numpy as np
+
+from netc.layer import Array
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,19 @@ class Update(Protocol):
     def run(self) -> None:
         """Clips, divides by iter_size, regularises, applies the rule and subtracts; the gradients are left
         holding the updates. Changes nothing where the loss is scaled and one of them is not a finite
-        number."""
+        number; moves the scale on, as `netc.backends.loss_scale` says."""
 
     def outcome(self) -> bool:
         """Whether the last `run` has changed the parameters; says in the log what was clipped."""
+
+
+class CapturableUpdate(Update, Protocol):
+    """An update that may be recorded, and then runs several times before anybody asks how that went.
+
+    notes: where a run leaves how it went, arrays of one element of 4 bytes each.
+    """
+
+    notes: Sequence[Array]
+
+    def outcome_of(self, noted: np.ndarray) -> bool:
+        """As `outcome`, of the run that has left these numbers (float32, bit by bit) in `notes`."""

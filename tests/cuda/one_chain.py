@@ -8,13 +8,14 @@ and tops that it does not declare to read.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from google.protobuf import text_format
 
 from netc.backends.cuda.emulated_device import EmulatedDevice
-from netc.backends.form import Form, Maker, Mode
+from netc.backends.form import NHWC, PLAIN, Form, Maker, Mode
 from netc.graph import Build, Graph, Node, State, Value, build_graph
 from netc.layer import Buffers, layer_class
 from netc.passes import run_passes
@@ -57,7 +58,8 @@ class OneChain:
 
     forms: a backend's table, or what makes the form; params: the parameters' values in order, random ones
     unless given; wanted: which bottoms want gradients, unless all that can have one; phase: the net's; skew:
-    bytes by which arrays of floats miss an aligned address.
+    bytes by which arrays of floats miss an aligned address; layout: the mode's, in which bottoms of four axes
+    lie already when the form is made; arrays then lie as the form says.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class OneChain:
         phase: int = pb.TRAIN,
         mode: Mode | None = None,
         skew: int = 0,
+        layout: str = PLAIN,
     ) -> None:
         self.device, self.skew = device, skew
         self.bottoms = [np.array(bottom, np.float32) for bottom in bottoms]
@@ -80,7 +83,10 @@ class OneChain:
         if wanted is not None:
             self.nodes[0].input_needs_grad = self.layers[0].input_needs_grad = list(wanted)
         maker = forms if callable(forms) else forms[tuple(node.type for node in self.nodes)]
-        self.mode = mode or Mode()
+        self.mode = replace(mode or Mode(), layout=layout)
+        for value in (value for node in self.nodes for value in node.inputs):
+            if value.producer.type == "Input" and len(value.shape) == 4:
+                value.layout = layout
         made = maker(self.nodes, self.mode, device)
         assert made is not None, "no form fits"
         self.form: Form = made
@@ -163,8 +169,19 @@ class OneChain:
         return [grad for node in self.layers for grad in self.layer_buffers[node].param_grads]
 
     # ---- the form ----
-    def room(self, shape: Sequence[int], dtype: Any = None, values: Any = None, name: str = "array") -> Array:
+    def room(
+        self,
+        shape: Sequence[int],
+        dtype: Any = None,
+        values: Any = None,
+        name: str = "array",
+        layout: str = PLAIN,
+    ) -> Array:
         """An array on the device, undefined unless it is given values."""
+        if layout == NHWC:
+            n, c, h, w = shape
+            turned = None if values is None else np.asarray(values).transpose(0, 2, 3, 1)
+            return self.room((n, h, w, c), dtype, turned, name).transpose(0, 3, 1, 2)
         dtype = np.dtype(dtype or np.float32)
         skew = self.skew if dtype == np.float32 else 0
         nbytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
@@ -178,17 +195,23 @@ class OneChain:
 
     def values(self, array: Array) -> Array:
         """What an array on the device holds."""
+        if not array.flags.c_contiguous:
+            return self.values(array.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
         return self.device.download(self.device.memory_of(array), np.empty(array.shape, array.dtype))
 
     def _bind(self) -> None:
         form = self.form
+        self.layouts = {
+            **_layouts(form.outputs, form.top_layouts),
+            **_layouts(form.inputs, form.bottom_layouts),
+        }
         arrays = {
-            value.memory: self.room(value.shape, values=values, name=value.name)
+            value.memory: self.room(value.shape, None, values, value.name, self.layouts[value])
             for value, values in zip(form.inputs, self.bottoms, strict=True)
         }
         for value in form.outputs:
             if value.memory not in arrays:
-                arrays[value.memory] = self.room(value.shape, name=value.name)
+                arrays[value.memory] = self.room(value.shape, name=value.name, layout=self.layouts[value])
         self.arrays = arrays
         self.workspaces: list[dict[str, Array]] = []
         states = [item for node in self.nodes for item in node.layer.states.items()]
@@ -212,7 +235,8 @@ class OneChain:
     def forward(self) -> list[Array]:
         """The tops; again for a second pass over the same bottoms."""
         for value, values in zip(self.form.inputs, self.bottoms, strict=True):
-            self.device.upload(self.device.memory_of(self.arrays[value.memory]), values)
+            turned = values.transpose(0, 2, 3, 1) if self.layouts[value] == NHWC else values
+            self.device.upload(self.device.memory_of(self.arrays[value.memory]), turned)
         self.run()
         return [self.values(top) for top in self.buffers.tops]
 
@@ -220,14 +244,15 @@ class OneChain:
         """The bottoms' gradients; those of the parameters, which begin as 1, are added to."""
         form, b = self.form, self.buffers
         grads: dict[Value, Array] = {
-            value.diff_memory: self.room(value.shape, values=grad, name=f"d{value.name}")
+            value.diff_memory: self.room(value.shape, None, grad, f"d{value.name}", self.layouts[value])
             for value, grad in zip(form.outputs, top_grads, strict=True)
             if grad is not None
         }
         b.top_grads = [grads.get(value.diff_memory) for value in form.outputs]
         for value, want in zip(form.inputs, form.input_needs_grad, strict=True):
             if want and value.diff_memory not in grads:
-                grads[value.diff_memory] = self.room(value.shape, name=f"d{value.name}")
+                layout = self.layouts[value]
+                grads[value.diff_memory] = self.room(value.shape, name=f"d{value.name}", layout=layout)
         b.bottom_grads = [
             grads[value.diff_memory].reshape(value.shape) if want else None
             for value, want in zip(form.inputs, form.input_needs_grad, strict=True)
@@ -277,6 +302,10 @@ class OneChain:
             _compare("parameter", params, self.expected_params, rtol, atol)
             for name, state in self.buffers.states.items():
                 _compare(f"state {name}", [self.values(state)], [self.layer_states[name]], rtol, atol)
+
+
+def _layouts(values: Sequence[Value], layouts: Sequence[str] | None) -> dict[Value, str]:
+    return dict(zip(values, layouts or [PLAIN] * len(values), strict=True))
 
 
 def _zeros(arrays: Mapping[str, Any]) -> dict[str, Array]:

@@ -10,7 +10,7 @@ import pytest
 from netc.backends.cuda import bn, bn_form
 from netc.backends.cuda.bn import Running, cells_of
 from netc.backends.cuda.emulated_device import EmulatedDevice
-from netc.backends.form import Mode
+from netc.backends.form import NHWC, PLAIN, Mode
 from netc.proto import netc_pb2 as pb
 from tests.cuda.arrays import get, put, room
 from tests.cuda.one_chain import OneChain, chain_of, drawn
@@ -98,6 +98,30 @@ def test_chains_in_test(fast: EmulatedDevice, chain: str) -> None:
     one.check(rtol=1e-5, atol=2e-5)
 
 
+@pytest.mark.parametrize("chain", [*CHAINS, *RESIDUAL_CHAINS])
+def test_chains_with_the_channels_of_a_cell_side_by_side(fast: EmulatedDevice, chain: str) -> None:
+    shape = SHAPES["odd"] if chain in CHAINS else SHAPES["packs"]
+    bottoms = [values(*shape), drawn(*shape, seed=9)][: 1 + (chain in RESIDUAL_CHAINS)]
+    one = OneChain(fast, bn_form.FORMS, {**CHAINS, **RESIDUAL_CHAINS}[chain], *bottoms, layout=NHWC)
+    assert one.form.top_layouts == [NHWC]
+    one.check(rtol=1e-5, atol=2e-5, passes=2)
+
+
+# One line of lanes and less, several tiles of them, several shares of the rows.
+@pytest.mark.parametrize(("channels", "cells"), [
+    (1, 600), (3, 260), (4, 1030), (5, 9), (31, 130), (33, 33), (64, 129), (128, 40), (132, 17), (260, 6),
+])  # fmt: skip
+def test_channels_side_by_side_in_check_mode(checked: EmulatedDevice, channels: int, cells: int) -> None:
+    checked.order, checked.seed = "random", 5
+    x, residual = values(2, channels, 1, cells), drawn(2, channels, 1, cells, seed=9)
+    chain = RESIDUAL_CHAINS["residual relu"]
+    one = OneChain(checked, bn_form.FORMS, chain, x, residual, layout=NHWC)
+    one.check(rtol=2e-5, atol=3e-5)
+    OneChain(checked, bn_form.FORMS, CHAINS["scaled relu in place"], x, layout=NHWC).check(
+        rtol=2e-5, atol=3e-5
+    )
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_chain_in_check_mode(checked: EmulatedDevice, shape: str) -> None:
     checked.order, checked.seed = "random", 5
@@ -115,15 +139,16 @@ def test_several_parts_of_a_channel(fast: EmulatedDevice, images: int, channels:
     one.check(rtol=3e-5, atol=3e-5 * np.sqrt(images * side * side))
 
 
-def test_the_last_parts_of_a_channel_may_be_empty(checked: EmulatedDevice) -> None:
+@pytest.mark.parametrize("shape", [(3, 2, 10), (30, 2, 1)])
+def test_the_last_parts_of_a_channel_may_be_empty(checked: EmulatedDevice, shape: tuple[int, ...]) -> None:
     checked.order, checked.seed = "random", 1
-    x = values(3, 2, 5, 2)
+    x = values(*shape)
     for parts in (1, 7, 30):
-        cells = bn.Cells(3, 2, 10, parts)
+        cells = bn.Cells(*shape, parts)
         partial, channels = room(checked, 2 * parts * 3), room(checked, 8)
         bn.reduce(checked, "Moments", cells, put(checked, x), partial)()
         bn.finish(checked, cells, partial, 0.0, None, None, None, channels)()
-        flat = x.astype(np.float64).transpose(1, 0, 2, 3).reshape(2, -1)
+        flat = x.astype(np.float64).transpose(1, 0, 2).reshape(2, -1)
         mean, inverse, factor, bias = get(checked, channels, (2, 4)).T
         np.testing.assert_allclose(mean, flat.mean(axis=1), rtol=1e-6)
         np.testing.assert_allclose(inverse, 1 / flat.std(axis=1), rtol=1e-6)
@@ -131,12 +156,14 @@ def test_the_last_parts_of_a_channel_may_be_empty(checked: EmulatedDevice) -> No
         np.testing.assert_array_equal(bias, [0, 0])
 
 
-def test_the_variance_of_values_far_from_zero(fast: EmulatedDevice) -> None:
+@pytest.mark.parametrize("layout", [PLAIN, NHWC])
+def test_the_variance_of_values_far_from_zero(fast: EmulatedDevice, layout: str) -> None:
     x = (drawn(8, 2, 32, 33) + np.array([1e4, -300]).reshape(1, 2, 1, 1)).astype(np.float32)
     x[0, 0, 0, 0] = 0  # neither may the first value decide how exact the others are
-    cells = cells_of(8, 2, 32 * 33, 132)
+    cells = cells_of(8, 2, 32 * 33, 132) if layout == PLAIN else cells_of(8 * 32 * 33, 2, 1, 132)
     partial, channels = room(fast, 2 * cells.parts * 3), room(fast, 8)
-    bn.reduce(fast, "Moments", cells, put(fast, x), partial)()
+    memory = put(fast, x if layout == PLAIN else np.ascontiguousarray(x.transpose(0, 2, 3, 1)))
+    bn.reduce(fast, "Moments", cells, memory, partial)()
     bn.finish(fast, cells, partial, 0.0, None, None, None, channels)()
     exact = x.astype(np.float64)
     np.testing.assert_allclose(get(fast, channels, (2, 4))[:, 0], exact.mean(axis=(0, 2, 3)), rtol=1e-6)
@@ -153,15 +180,20 @@ def test_running_statistics_without_weight_count_as_none(device: EmulatedDevice)
         np.testing.assert_allclose(get(device, channels, (2, 4)), expected, rtol=1e-6)
 
 
-def test_memory_off_sixteen_bytes(fast: EmulatedDevice) -> None:
-    x = values(2, 3, 4, 4)
-    x_memory, y, cells = put(fast, x, skew=4), room(fast, x.size, skew=4), cells_of(2, 3, 16, 1)
-    partial, channels = room(fast, 3 * cells.parts * 3), room(fast, 12)
+@pytest.mark.parametrize(("images", "channels", "number"), [(2, 3, 16), (33, 4, 1)])
+def test_memory_off_sixteen_bytes(fast: EmulatedDevice, images: int, channels: int, number: int) -> None:
+    x = values(images, channels, number)
+    x_memory, y, cells = (
+        put(fast, x, skew=4),
+        room(fast, x.size, skew=4),
+        cells_of(images, channels, number, 1),
+    )
+    partial, numbers = room(fast, channels * cells.parts * 3), room(fast, 4 * channels)
     bn.reduce(fast, "Moments", cells, x_memory, partial)()
-    bn.finish(fast, cells, partial, 1e-5, None, None, None, channels)()
-    bn.apply(fast, cells, x_memory, channels, 1, y)()
-    centred = x - x.mean(axis=(0, 2, 3), keepdims=True)
-    wanted = centred / np.sqrt(x.var(axis=(0, 2, 3), keepdims=True) + 1e-5)
+    bn.finish(fast, cells, partial, 1e-5, None, None, None, numbers)()
+    bn.apply(fast, cells, x_memory, numbers, 1, y)()
+    centred = x - x.mean(axis=(0, 2), keepdims=True)
+    wanted = centred / np.sqrt(x.var(axis=(0, 2), keepdims=True) + 1e-5)
     np.testing.assert_allclose(get(fast, y, x.shape), wanted, rtol=1e-5, atol=1e-5)
 
 

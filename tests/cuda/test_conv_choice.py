@@ -12,11 +12,11 @@ import pytest
 from netc.backends.cuda import conv_choice, timings
 from netc.backends.cuda.conv_choice import candidates
 from netc.backends.cuda.conv_form import make_convolution
-from netc.backends.cuda.conv_shape import ConvShape
+from netc.backends.cuda.conv_shape import ConvShape, Layouts
 from netc.backends.cuda.device import Grid
 from netc.backends.cuda.emulated_device import EmulatedDevice
 from netc.backends.cuda.kernel import Kernel
-from netc.backends.form import Mode
+from netc.backends.form import NHWC, Mode
 from tests.cuda.clocked import ClockedDevice
 from tests.cuda.one_chain import OneChain, drawn
 
@@ -99,6 +99,29 @@ def test_there_are_several_candidates_and_the_first_is_the_rules(
         assert ("winograd 2x2" in names) == (shape == "3x3" and math == "fp32" and images)
         if shape == "3x3" and math == "fp32" and images:
             assert names[0] == "winograd 2x2"
+
+
+@pytest.mark.parametrize("math", ["tf32", "bf16", "fp16"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_channels_last_have_candidates_of_their_own(
+    fast: EmulatedDevice, monkeypatch: pytest.MonkeyPatch, shape: str, math: str
+) -> None:
+    monkeypatch.setattr(fast, "properties", replace(fast.properties, processors=132))
+    for direction in DIRECTIONS:
+        found = candidates(direction, fast, SHAPES[shape], math, Layouts(NHWC, NHWC))
+        names = [candidate.name for candidate in found]
+        assert len(set(names)) == len(names)
+        if shape != "depthwise":
+            assert len(names) > 1
+            assert {candidate.family for candidate in found} == {f"last {math}"}
+
+
+def test_plain_images_are_turned_only_where_the_room_for_it_is_small(fast: EmulatedDevice) -> None:
+    small, large = SHAPES["1x1"], replace(SHAPES["3x3"], n=200)
+    for shape, some in ((small, True), (large, False)):
+        families = {candidate.family for candidate in candidates("forward", fast, shape, "tf32")}
+        assert families == {"mma tf32", *(("last tf32",) if some else ())}
+    assert {candidate.family for candidate in candidates("forward", fast, small, "fp32")} == {"simt"}
 
 
 class FavouringDevice(ClockedDevice):

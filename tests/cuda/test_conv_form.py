@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +11,8 @@ import pytest
 from netc.backends.cuda import channel_sum, conv_form, winograd
 from netc.backends.cuda.channel_sum import Relu, channel_sum_floats, sum_channels
 from netc.backends.cuda.emulated_device import EmulatedDevice
-from netc.backends.form import Mode
+from netc.backends.form import NHWC, PLAIN, Form, Mode
+from netc.graph import Node
 from tests.cuda.arrays import get, put, room
 from tests.cuda.one_chain import Array, OneChain, chain_of, drawn
 
@@ -79,15 +81,26 @@ LAYERS = {
 CHAINS = {"alone": (), "ReLU": (IN_PLACE,), "leaky": (LEAKY_IN_PLACE,), "leaky out of place": (LEAKY,)}
 
 
-def form_of(device: EmulatedDevice, name: str, after: tuple[str, ...] = (), **options: object) -> OneChain:
+def whole(*shape: int, seed: int = 0) -> Array:
+    """Small whole numbers, which every math mode takes as they are: no sign is lost to rounding."""
+    return np.round(2 * drawn(*shape, seed=seed))
+
+
+def form_of(
+    device: EmulatedDevice,
+    name: str,
+    after: tuple[str, ...] = (),
+    draw: Callable[..., Array] = drawn,
+    **options: object,
+) -> OneChain:
     text, bottom, filters = LAYERS[name]
     texts = [text, *after]
     top = chain_of(texts, bottom)[0].outputs[0].shape
     axis = 2 if name == "axis 2" else 1
-    params = [drawn(*filters, seed=1)]
+    params = [draw(*filters, seed=1)]
     if "bias_term: false" not in text:
-        params.append(drawn(top[axis], seed=2))
-    return OneChain(device, conv_form.make_convolution, texts, drawn(*bottom), params=params, **options)
+        params.append(draw(top[axis], seed=2))
+    return OneChain(device, conv_form.make_convolution, texts, draw(*bottom), params=params, **options)
 
 
 @pytest.mark.parametrize("after", CHAINS)
@@ -156,6 +169,66 @@ def test_the_math_mode_decides_which_kernels_run(
     one = form_of(fast, name, (LEAKY_IN_PLACE,), mode=Mode(math=math))
     assert one.form.variant == f"mma {math}, ReLU"
     one.check(drawn(*one.form.outputs[0].shape, seed=3), rtol=tolerance, atol=tolerance)
+
+
+# ---- channels last ----
+TOLERANCES = {"tf32": 2e-3, "bf16": 1e-2, "fp16": 2e-3}  # of a leaky gradient, which is not whole
+
+
+@pytest.mark.parametrize("after", CHAINS)
+@pytest.mark.parametrize("name", LAYERS)
+def test_forms_agree_with_their_layers_over_channels_last(
+    fast: EmulatedDevice, name: str, after: str
+) -> None:
+    """Where the images have four axes; the others stay plain."""
+    math = list(TOLERANCES)[(list(LAYERS).index(name) + list(CHAINS).index(after)) % 3]
+    one = form_of(fast, name, CHAINS[after], whole, mode=Mode(math=math), layout=NHWC)
+    images = name not in ("one spatial axis", "axis 2")
+    assert one.form.bottom_layouts == one.form.top_layouts == [NHWC if images else PLAIN]
+    family = "depthwise" if one.form.shape.is_depthwise else f"{'last' if images else 'mma'} {math}"
+    assert one.form.variant.startswith(family)
+    top_grad = whole(*one.form.outputs[0].shape, seed=3)
+    one.check(top_grad, rtol=TOLERANCES[math], atol=TOLERANCES[math], passes=2)
+
+
+@pytest.mark.parametrize("wanted", [False, True])
+@pytest.mark.parametrize("math", TOLERANCES)
+@pytest.mark.parametrize(("bottom", "top"), [(PLAIN, NHWC), (NHWC, PLAIN)])
+def test_either_side_may_lie_plain(
+    checked: EmulatedDevice, bottom: str, top: str, math: str, wanted: bool
+) -> None:
+    """As what is fed to a first layer does, and what a user reads."""
+
+    def make(nodes: Sequence[Node], mode: Mode, device: EmulatedDevice) -> Form | None:
+        nodes[0].inputs[0].layout = bottom
+        return conv_form.make_convolution(nodes, mode, device)
+
+    text = layer("Convolution", "num_output: 6 kernel_size: 3 stride: 2")
+    params = [whole(6, 3, 3, 3, seed=1), whole(6, seed=2)]
+    one = OneChain(
+        checked, make, [text, LEAKY_IN_PLACE], whole(2, 3, 9, 8), params=params, wanted=[wanted],
+        mode=Mode(math=math), layout=top,
+    )  # fmt: skip
+    assert (one.form.bottom_layouts, one.form.top_layouts) == ([bottom], [top])
+    one.check(whole(*one.form.outputs[0].shape, seed=3), rtol=TOLERANCES[math], atol=TOLERANCES[math])
+
+
+def test_a_gradient_that_both_directions_pack_is_packed_once(fast: EmulatedDevice) -> None:
+    one = form_of(fast, "3x3", (LEAKY_IN_PLACE,), whole, mode=Mode(math="bf16"), layout=NHWC)
+    one.forward()
+    one.backward([whole(2, 6, 7, 8, seed=3)])
+    assert one.form.packs == one.form.kernels.backward_data.packs == one.form.kernels.backward_weights.packs
+    with fast.tracing() as kernels:
+        one.form.backward(one.buffers)()
+    packings = [kernel for kernel in kernels if kernel.startswith("pack images")]
+    assert len(packings) == 2  # the top's gradient, and the bottom for the filters
+    for name, math in (("3x3", "fp32"), ("deconvolution", "bf16")):
+        assert form_of(fast, name, mode=Mode(math=math), layout=NHWC).form.packs is None
+
+
+def test_in_full_precision_images_lie_plain(fast: EmulatedDevice) -> None:
+    one = form_of(fast, "3x3", mode=Mode(math="fp32"), layout=NHWC)
+    assert one.form.bottom_layouts == one.form.top_layouts == [PLAIN]
 
 
 def test_old_devices_have_no_other_math(fast: EmulatedDevice, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,6 @@ from netc.backends.cuda import conv_mma
 from netc.backends.cuda.conv_mma import (
     NUMBERS,
     TILES,
-    WGMMA_TILES,
     Plan,
     Tile,
     filters_candidate,
@@ -90,7 +89,7 @@ def check_all(device: EmulatedDevice, tile: Tile, shape: ConvShape) -> None:
 
 
 def tile_name(tile: Tile) -> str:
-    return f"{tile.math}-{'wgmma' if tile.wgmma else f'{tile.m}x{tile.n}'}"
+    return f"{tile.math}-{tile.m}x{tile.n}"
 
 
 # Strides with phases of different taps, of none (a 1x1 filter), and dilations that share factors with them.
@@ -114,12 +113,9 @@ ODD_SHAPES = {
 def test_odd_shapes_in_all_directions(fast: EmulatedDevice, math: str, name: str) -> None:
     tile = next(tile for tile in reversed(TILES) if tile.math == math)
     check_all(fast, tile, ODD_SHAPES[name])
-    wgmma = next(tile for tile in WGMMA_TILES if tile.math == math)
-    check_forward(fast, wgmma, ODD_SHAPES[name])
-    check_backward_data(fast, wgmma, ODD_SHAPES[name])
 
 
-@pytest.mark.parametrize("tile", [*TILES, *WGMMA_TILES], ids=tile_name)
+@pytest.mark.parametrize("tile", TILES, ids=tile_name)
 def test_images_at_the_edges_of_tiles(fast: EmulatedDevice, tile: Tile) -> None:
     """Rows, columns and steps of exactly a tile, one less and one more, and of several."""
     cells = tile.n // 8
@@ -138,7 +134,7 @@ def test_filters_at_the_edges_of_tiles(fast: EmulatedDevice, tile: Tile) -> None
     check_backward_weights(fast, tile, shape_of(3, 2 * tile.n + 1, 3, 5, tile.m - 1, (1, 1)))
 
 
-@pytest.mark.parametrize("tile", [*TILES, *WGMMA_TILES], ids=tile_name)
+@pytest.mark.parametrize("tile", TILES, ids=tile_name)
 def test_bias_and_relu_in_the_same_launch(fast: EmulatedDevice, tile: Tile) -> None:
     shape = shape_of(2, 6, 5, 7, 5, (3, 3), (2, 1), (1, 1))
     check_forward(fast, tile, shape, slope=0.0, bias=True)
@@ -146,15 +142,14 @@ def test_bias_and_relu_in_the_same_launch(fast: EmulatedDevice, tile: Tile) -> N
     check_backward_data(fast, tile, shape, slope=0.5, bias=True)
 
 
-@pytest.mark.parametrize("tile", [*TILES, *WGMMA_TILES], ids=tile_name)
+@pytest.mark.parametrize("tile", TILES, ids=tile_name)
 def test_every_variant_in_check_mode(checked: EmulatedDevice, tile: Tile) -> None:
     checked.order, checked.seed = "random", 5
     check_forward(checked, tile, shape_of(2, 2 * tile.step + 3, 4, 5, 5, (2, 2), pad=(1, 0)), bias=True)
     check_forward(checked, tile, shape_of(1, 3, 9, 8, 6, (3, 3), (2, 1), (1, 1)))  # channels and taps as one
     check_backward_data(checked, tile, shape_of(1, 5, 7, 6, tile.step + 3, (3, 3), (2, 1), (1, 1)))
-    if not tile.wgmma:
-        check_backward_weights(checked, tile, shape_of(2, 3, 6, 7, 5, (3, 2), (1, 2), (1, 1)))
-        check_backward_weights(checked, tile, shape_of(1, 4, 9, 9, 6, (2, 2), group=2), shares=3)
+    check_backward_weights(checked, tile, shape_of(2, 3, 6, 7, 5, (3, 2), (1, 2), (1, 1)))
+    check_backward_weights(checked, tile, shape_of(1, 4, 9, 9, 6, (2, 2), group=2), shares=3)
 
 
 @pytest.mark.parametrize("shares", [2, 3, 50])

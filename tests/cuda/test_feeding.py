@@ -32,7 +32,7 @@ from netc.data.raw_images import RawBatch
 from netc.data.writer import writing_database
 from netc.proto import netc_pb2 as pb
 from netc.runtime import Net
-from netc.solver import get_solver, latest
+from netc.solver import Solver, latest
 from netc.solver.waiting import WaitingSpan
 from tests.solver.small_run import make_small_run
 from tests.solver.test_kill import ENVIRONMENT, final_files
@@ -135,9 +135,9 @@ class Sent:
         self.copies = 0
         send = EmulatedDevice.send
 
-        def counted(*arguments: Any) -> Event:
-            self.copies += 1
-            return send(*arguments)
+        def counted(device: EmulatedDevice, memory: Memory, *arguments: Any) -> Event:
+            self.copies += memory.name.startswith("raw batch")
+            return send(device, memory, *arguments)
 
         monkeypatch.setattr(EmulatedDevice, "send", counted)
 
@@ -354,6 +354,22 @@ def test_programs_of_other_shapes_share_what_has_gone_up(fast: EmulatedDevice, s
     assert sent.copies == 9
 
 
+def test_finished_batches_go_up_without_a_wait_for_the_device() -> None:
+    """Two buffers take turns; only one that is still being copied from is waited for."""
+    write_database([floats(i) for i in range(IMAGES)])
+    device = LoggedDevice()
+    net = net_of(data_layer(), CudaBackend(device))
+    assert net.sources["d"].raw is None
+    sent = [f"send to {top} after nothing" for top in "hh"]  # the last letters of their memory's name
+    for _ in range(2):
+        device.log.clear()
+        net.forward()
+        assert device.log == [*sent, "slot h is awaited"]
+    device.log.clear()
+    net.forward()
+    assert device.log == ["host waits for slot h", *sent, "slot h is awaited"]
+
+
 def test_waiting_for_data_is_noted(fast: EmulatedDevice, monkeypatch: pytest.MonkeyPatch) -> None:
     write_database([raw(i) for i in range(IMAGES)])
     build = DatabaseFeed.build
@@ -405,13 +421,13 @@ CHILD = """
 import os, signal
 from netc.backends.cuda.backend import CudaBackend
 from netc.backends.cuda.emulated_device import EmulatedDevice
-from netc.solver import get_solver
+from netc.solver import Solver
 from netc.solver.hooks import Hook
 class Killer(Hook):
     def on_iteration(self, solver):
         if solver.iter == 8:
             os.kill(os.getpid(), signal.SIGKILL)
-get_solver("solver.prototxt", hooks=[Killer()], backend=CudaBackend(EmulatedDevice())).solve()
+Solver("solver.prototxt", hooks=[Killer()], backend=CudaBackend(EmulatedDevice())).solve()
 """
 
 
@@ -423,12 +439,12 @@ def test_a_killed_run_resumes_to_the_same_numbers(
         folder.mkdir()
         make_small_run(folder, max_iter=12)
     monkeypatch.chdir(whole)
-    get_solver("solver.prototxt", backend=CudaBackend(fast)).solve()
+    Solver("solver.prototxt", backend=CudaBackend(fast)).solve()
     assert sent.copies >= 12
     monkeypatch.chdir(broken)
     child = subprocess.run([sys.executable, "-c", CHILD], env=ENVIRONMENT, timeout=120, check=False)
     assert child.returncode == -signal.SIGKILL
-    solver = get_solver("solver.prototxt", backend=CudaBackend(fast))
+    solver = Solver("solver.prototxt", backend=CudaBackend(fast))
     newest = latest("snap")
     assert newest == "snap_iter_5.solverstate"
     solver.restore(newest)
@@ -442,7 +458,7 @@ def test_training_reads_what_the_cpu_reads(fast: EmulatedDevice, folder: Path) -
     seen: dict[str, list[bytes]] = {}
     for name, backend in (("cpu", CpuBackend(fast=False)), ("device", CudaBackend(fast))):
         recorder = seen[name] = []
-        solver = get_solver("solver.prototxt", backend=backend, keep="all")
+        solver = Solver("solver.prototxt", backend=backend, keep="all")
         for net in (solver.net, *solver.test_nets):
             net.callbacks.after_forward.append(partial(note_batch, net, recorder))
         solver.solve()

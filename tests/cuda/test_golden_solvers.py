@@ -12,7 +12,7 @@ import pytest
 
 from netc.backends.cuda.backend import CudaBackend
 from netc.backends.cuda.emulated_device import EmulatedDevice
-from netc.solver import Solver, get_solver
+from netc.solver import Solver
 from tests.solver.golden_case import CASES, CASES_WITH_SNAPSHOTS, GOLDEN, assert_close, load, parameters
 
 pytestmark = pytest.mark.cuda
@@ -46,7 +46,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def make_solver(backend: CudaBackend, folder: Path, case: dict[str, Any], **options: Any) -> Solver:
     (folder / "solver.prototxt").write_text(str(case["solver"]))
-    return get_solver("solver.prototxt", backend=backend, **options)
+    return Solver("solver.prototxt", backend=backend, **options)
 
 
 def assert_parameters(solver: Solver, case: dict[str, Any], moment: str) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from netc.backends.cuda import lrn
 from netc.backends.cuda.emulated_device import EmulatedDevice
-from netc.backends.form import Mode
+from netc.backends.form import NHWC, PLAIN, Mode
 from tests.cuda.arrays import get, put, room
 from tests.cuda.one_chain import OneChain, chain_of, drawn
 
@@ -33,8 +33,16 @@ def text(size: int, options: str) -> str:
     )
 
 
-def check(device: EmulatedDevice, size: int, options: str, shape: tuple[int, ...]) -> None:
-    one = OneChain(device, lrn.FORMS, text(size, options), 3 * drawn(*shape))
+def check(
+    device: EmulatedDevice,
+    size: int,
+    options: str,
+    shape: tuple[int, ...],
+    layout: str = PLAIN,
+    skew: int = 0,
+) -> None:
+    one = OneChain(device, lrn.FORMS, text(size, options), 3 * drawn(*shape), layout=layout, skew=skew)
+    assert one.form.top_layouts == [layout]
     one.check(rtol=1e-5, atol=2e-6)
 
 
@@ -52,6 +60,47 @@ def test_windows_within_channels(fast: EmulatedDevice, size: int, shape: str, op
     check(fast, size, f"norm_region: WITHIN_CHANNEL {OPTIONS[options]}", SHAPES[shape])
 
 
+# Cells of one pack or channel, of fewer than a window, of more than a block; cells that blocks share.
+LAST_SHAPES = {
+    "one cell": (1, 1, 1, 1),
+    "one channel": (2, 1, 3, 3),
+    "one pack": (2, 4, 5, 3),
+    "packs": (2, 8, 9, 15),
+    "odd": (2, 33, 4, 3),
+    "a whole block of packs": (1, 8, 127, 1),
+    "a whole block": (1, 63, 2, 2),
+    "long": (2, 1100, 1, 2),
+    "long and odd": (2, 531, 1, 2),
+    "blocks": (3, 64, 7, 9),
+}
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("shape", LAST_SHAPES)
+@pytest.mark.parametrize("size", [3, 5, 7, 9])
+def test_windows_across_channels_side_by_side(
+    fast: EmulatedDevice, size: int, shape: str, options: str
+) -> None:
+    check(fast, size, OPTIONS[options], LAST_SHAPES[shape], NHWC)
+
+
+@pytest.mark.parametrize("shape", ["one channel", "packs", "odd", "blocks"])
+def test_windows_within_channels_side_by_side(fast: EmulatedDevice, shape: str) -> None:
+    for size in (1, 3, 5):
+        check(fast, size, "norm_region: WITHIN_CHANNEL", LAST_SHAPES[shape], NHWC)
+
+
+@pytest.mark.parametrize("region", ["", "norm_region: WITHIN_CHANNEL"])
+@pytest.mark.parametrize("shape", ["one pack", "packs", "odd", "long"])
+def test_windows_of_channels_side_by_side_in_check_mode(
+    checked: EmulatedDevice, shape: str, region: str
+) -> None:
+    checked.order, checked.seed = "random", 2
+    for size in (3, 5):
+        check(checked, size, region, LAST_SHAPES[shape], NHWC)
+    check(checked, 5, region, LAST_SHAPES[shape], NHWC, skew=4)
+
+
 @pytest.mark.parametrize("region", ["", "norm_region: WITHIN_CHANNEL"])
 @pytest.mark.parametrize("shape", ["packs", "odd", "parts"])
 def test_windows_in_check_mode(checked: EmulatedDevice, shape: str, region: str) -> None:
@@ -66,6 +115,9 @@ def test_a_small_value_beside_a_huge_one_keeps_its_own_window(fast: EmulatedDevi
     y = room(fast, x.size)
     rule = lrn.Rule(5, 1.0, 0.2, 0.75)
     lrn.across(fast, rule, x.shape, put(fast, x), y)()
+    turned = room(fast, x.size)
+    lrn.across(fast, rule, x.shape, put(fast, x.transpose(0, 2, 3, 1)), turned, NHWC)()
+    np.testing.assert_array_equal(get(fast, turned, (1, 4, 12))[0].T, get(fast, y, x.shape)[0, :, 0])
     wanted = 0.5 * (1 + 0.2 * 0.25 * np.array([5, 5, 5, 5, 5, 4, 3])) ** -0.75
     np.testing.assert_allclose(get(fast, y, x.shape)[0, 5:, 0, 0], wanted, rtol=1e-6)
 

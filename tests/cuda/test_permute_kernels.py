@@ -7,8 +7,8 @@ import pytest
 
 from netc.backends.cuda import permute
 from netc.backends.cuda.emulated_device import EmulatedDevice
-from netc.backends.cuda.permute import Axis, copy_strided, merged
-from netc.backends.form import Mode
+from netc.backends.cuda.permute import Axis, copy_strided, merged, permuted
+from netc.backends.form import NHWC, PLAIN, Mode
 from tests.cuda.arrays import get, put, room
 from tests.cuda.one_chain import OneChain, chain_of, drawn
 
@@ -42,6 +42,29 @@ def test_orders_in_check_mode(
 def test_tiles_at_their_edges(fast: EmulatedDevice, channels: int, cells: tuple[int, int]) -> None:
     form = OneChain(fast, PERMUTE, text_of((0, 2, 3, 1)), drawn(3, channels, *cells))
     form.check(drawn(3, *cells, channels), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("order", [(0, 2, 3, 1), (0, 1, 3, 2), (1, 0, 2, 3), (3, 2, 1, 0)])
+def test_orders_of_channels_side_by_side(device: EmulatedDevice, order: tuple[int, ...]) -> None:
+    shape = (2, 8, 3, 5)
+    form = OneChain(device, PERMUTE, text_of(order), drawn(*shape), layout=NHWC)
+    assert (form.form.bottom_layouts, form.form.top_layouts) == ([NHWC], [PLAIN])
+    form.check(drawn(*(shape[axis] for axis in order), seed=1), rtol=0, atol=0)
+
+
+def test_channels_put_last_that_lie_last_already_are_one_copy() -> None:
+    assert merged(permuted((2, 8, 3, 5), (0, 2, 3, 1), NHWC)) == [Axis(240, 1, 1)]
+
+
+@pytest.mark.parametrize("layout", [PLAIN, NHWC])
+@pytest.mark.parametrize(("shape", "group"), [((2, 6, 2, 4), 3), ((1, 12, 3, 3), 2), ((2, 33, 2, 1), 11)])
+def test_shuffled_channels_keep_their_layout(
+    device: EmulatedDevice, shape: tuple[int, ...], group: int, layout: str
+) -> None:
+    text = f'type: "ShuffleChannel" shuffle_channel_param {{ group: {group} }}'
+    form = OneChain(device, SHUFFLE, text, drawn(*shape), layout=layout)
+    assert (form.form.bottom_layouts, form.form.top_layouts) == ([layout], [layout])
+    form.check(drawn(*shape, seed=1), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("skew", [0, 4])

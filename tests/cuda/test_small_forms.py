@@ -6,7 +6,7 @@ import pytest
 
 from netc.backends.cuda import axpy, crop, tile
 from netc.backends.cuda.emulated_device import EmulatedDevice
-from netc.backends.form import Mode
+from netc.backends.form import NHWC, PLAIN, Mode
 from tests.cuda.one_chain import OneChain, chain_of, drawn
 
 pytestmark = [pytest.mark.cuda, pytest.mark.usefixtures("emulator")]
@@ -29,6 +29,7 @@ def test_tile(device: EmulatedDevice, shape: tuple[int, ...], axis: int, tiles: 
     form.check(drawn(*form.form.outputs[0].shape, seed=1))
 
 
+@pytest.mark.parametrize("layout", [PLAIN, NHWC])
 @pytest.mark.parametrize("skew", [0, 4])
 @pytest.mark.parametrize(("shape", "reference", "options"), [
     ((2, 3, 7, 8), (1, 1, 4, 5), "offset: 2"),
@@ -37,10 +38,17 @@ def test_tile(device: EmulatedDevice, shape: tuple[int, ...], axis: int, tiles: 
     ((2, 9), (1, 9), "axis: 1"),
 ])  # fmt: skip
 def test_crop(
-    device: EmulatedDevice, shape: tuple[int, ...], reference: tuple[int, ...], options: str, skew: int
+    device: EmulatedDevice,
+    shape: tuple[int, ...],
+    reference: tuple[int, ...],
+    options: str,
+    skew: int,
+    layout: str,
 ) -> None:
     text = f'type: "Crop" crop_param {{ {options} }}'
-    form = OneChain(device, crop.FORMS["Crop",], text, drawn(*shape), drawn(*reference), skew=skew)
+    bottoms = drawn(*shape), drawn(*reference)
+    form = OneChain(device, crop.FORMS["Crop",], text, *bottoms, skew=skew, layout=layout)
+    assert form.form.top_layouts == [layout if len(shape) == 4 else PLAIN]
     form.check(drawn(*form.form.outputs[0].shape, seed=1), rtol=0, atol=0)
 
 

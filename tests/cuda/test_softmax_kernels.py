@@ -8,6 +8,7 @@ import pytest
 from netc.backends.cuda import softmax
 from netc.backends.cuda.emulated_device import EmulatedDevice
 from netc.backends.cuda.softmax import Scores
+from netc.backends.form import NHWC
 from tests.cuda.arrays import get, put, room
 from tests.cuda.one_chain import OneChain, drawn
 
@@ -36,6 +37,15 @@ def test_shapes_and_in_place(fast: EmulatedDevice, name: str, top: str) -> None:
     shape, axis, lanes = SHAPES[name]
     one = OneChain(fast, softmax.FORMS, text(axis, top), 3 * drawn(*shape))
     assert one.form.scores.lanes == lanes  # type: ignore[attr-defined]
+    one.check(rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("top", ["y", "x0"])
+@pytest.mark.parametrize(("axis", "lanes"), [(0, 1), (1, 32), (2, 1), (-1, 1)])
+def test_channels_side_by_side(device: EmulatedDevice, axis: int, lanes: int, top: str) -> None:
+    x = 3 * drawn(2, 21, 7, 5)
+    one = OneChain(device, softmax.FORMS, text(axis, top), x, layout=NHWC)
+    assert one.form.top_layouts == [NHWC]
     one.check(rtol=1e-5, atol=1e-6)
 
 

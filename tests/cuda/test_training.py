@@ -13,10 +13,10 @@ from netc.backends.cpu import CpuBackend
 from netc.backends.cuda.backend import CudaBackend
 from netc.backends.cuda.emulated_device import EmulatedDevice
 from netc.backends.cuda.recording import Recording
+from netc.backends.loss_scale import PATIENCE, LossScale
 from netc.proto import netc_pb2 as pb
 from netc.pycaffe.net_spec import NetSpec, layers, params
 from netc.solver import Solver
-from netc.solver.loss_scale import PATIENCE, LossScale
 
 pytestmark = pytest.mark.cuda
 ITERATIONS = 20
@@ -173,5 +173,5 @@ def test_an_update_that_overflows_is_left_out_and_the_scale_halved(fast: Emulate
 
 def test_the_scale_is_doubled_after_a_long_run_without_overflow() -> None:
     scale = LossScale(8.0, held=PATIENCE - 1)
-    scale.note(True, 0)
+    scale.note(True)
     assert (scale.value, scale.held) == (16.0, 0)

@@ -8,6 +8,7 @@ import pytest
 from netc.backends.cuda import update as kernels
 from netc.backends.cuda.emulated_device import EmulatedDevice
 from netc.backends.cuda.memory import Memory
+from netc.backends.loss_scale import LEAST, MOST, PATIENCE, LossScale
 from netc.proto import netc_pb2 as pb
 from netc.solver.rules import RULES
 from tests.cuda.arrays import get, put
@@ -95,7 +96,7 @@ def clip(
     memory = put(device, gradient, "gradient")
     sums: Memory = device.allocate(8 * 4096, "sums")
     scalars = put(device, np.zeros(1, kernels.SCALARS), "scalars")
-    times = None if loss_scale is None else put(device, np.array([loss_scale], np.float32), "loss scale")
+    times = None if loss_scale is None else put(device, np.array([loss_scale, 0], np.float32), "loss scale")
     kernels.clip_gradients(device, memory, sums, scalars, most, scale, times)
     return device.download(scalars, np.empty(1, kernels.SCALARS))[0]
 
@@ -123,6 +124,21 @@ def test_only_gradients_of_a_scaled_loss_overflow(device: EmulatedDevice, value:
     gradient = np.array([1, value, 2], np.float32)
     assert clip(device, gradient, -1, 1, loss_scale=2)["overflowed"]
     assert not clip(device, gradient, -1, 1)["overflowed"]
+
+
+@pytest.mark.parametrize("held", [0, 7, PATIENCE - 1])
+@pytest.mark.parametrize("value", [LEAST, 2.0**15, MOST, 2.0**60])
+@pytest.mark.parametrize("gradient", [1.0, np.inf], ids=["fits", "overflows"])
+def test_the_device_moves_the_loss_scale_as_the_rule_says(
+    device: EmulatedDevice, gradient: float, value: float, held: int
+) -> None:
+    wanted = LossScale(value, held)
+    wanted.note(np.isfinite(gradient))
+    memory = put(device, np.full(5, gradient, np.float32), "gradient")
+    sums, scalars = device.allocate(8 * 4096, "sums"), put(device, np.zeros(1, kernels.SCALARS), "scalars")
+    scale = put(device, np.array([value, held], np.float32), "loss scale")
+    kernels.clip_gradients(device, memory, sums, scalars, -1, 1, scale)
+    assert get(device, scale).tolist() == [wanted.value, wanted.held]
 
 
 def test_an_update_that_has_overflowed_changes_nothing(device: EmulatedDevice) -> None:

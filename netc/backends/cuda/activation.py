@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from netc.backends.cuda.device import Device
-from netc.backends.cuda.device_form import DeviceForm, fits
+from netc.backends.cuda.device_form import DeviceForm, around_axis, fits
 from netc.backends.cuda.elementwise import FLOAT_BYTES, THREADS, blocks_for, pack_of
 from netc.backends.cuda.kernel import Variant
 from netc.backends.cuda.launch import Launch, in_order
@@ -134,6 +134,7 @@ class ActivationForm(DeviceForm):
 
     def __init__(self, nodes: Sequence[Node], mode: Mode, device: Device, name: str) -> None:
         super().__init__(nodes, device)
+        self.keep_layout()
         self.variant = name
         self.activation = ACTIVATIONS[name]
         self.constants = self.activation.constants(self.node.layer)
@@ -162,7 +163,8 @@ class PReLU(DeviceForm):
         super().__init__(nodes, device)
         shape = self.inputs[0].shape
         shared = self.node.layer.options.channel_shared
-        axes = (1, 1, count(shape)) if shared else (shape[0], shape[1], count(shape[2:]))
+        outer, inner = around_axis(shape, 1, self.keep_layout())
+        axes = (1, 1, count(shape)) if shared else (outer, shape[1], inner)
         self.axes = axes[1:]
         self.sums = Sums.plan(device, "dy min(x, 0)", *axes)
         self.backward_workspace = self.sums.workspace

@@ -7,8 +7,33 @@ from bisect import bisect_right
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from netc.backends.cuda.memory import Memory
 from netc.errors import NetcError
+
+
+def is_channels_last(array: Any) -> bool:
+    """Whether an array of shape (N, C, H, W) lies as (N, H, W, C), without gaps."""
+    return array.ndim == 4 and bool(array.transpose(0, 2, 3, 1).flags.c_contiguous)
+
+
+def is_turned(array: Any) -> bool:
+    """Whether an array lies as (N, H, W, C) in memory, and not in the order of its shape as well."""
+    return not array.flags.c_contiguous and is_channels_last(array)
+
+
+def in_memory_order(array: Any) -> Any:
+    """A view of an array without gaps whose shape follows its memory."""
+    return array.transpose(0, 2, 3, 1) if is_turned(array) else array
+
+
+def empty_like(array: Any) -> np.ndarray:
+    """An array on the host that lies as an array of the device does."""
+    if not is_turned(array):
+        return np.empty(array.shape, array.dtype)
+    n, c, h, w = array.shape
+    return np.empty((n, h, w, c), array.dtype).transpose(0, 3, 1, 2)
 
 
 class Owner:

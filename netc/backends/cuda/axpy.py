@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from netc.backends.cuda.device import Device
-from netc.backends.cuda.device_form import DeviceForm, fits
+from netc.backends.cuda.device_form import DeviceForm, fits, layout_of
 from netc.backends.cuda.eltwise import add
 from netc.backends.cuda.launch import in_order
 from netc.backends.cuda.reduce import Sums, sum_channels
 from netc.backends.cuda.scale import scale
-from netc.backends.form import Form, Maker, Mode, Run
+from netc.backends.form import NHWC, PLAIN, Form, Maker, Mode, Run
 from netc.graph import Node
 from netc.layer import Buffers
 from netc.layer.base import count
@@ -25,12 +25,18 @@ class Axpy(DeviceForm):
         super().__init__(nodes, device)
         images, channels, cells = self.node.layer.channels  # type: ignore[attr-defined]
         self.axes = (images * channels, cells)
+        self.image: int | None = None
         self.sums = Sums.plan(device, "dy x", 1, *self.axes)
+        if (layout := layout_of(self.inputs[1:])) == NHWC:
+            self.bottom_layouts, self.top_layouts = [PLAIN, layout, layout], [layout]
+            self.axes, self.image = (channels, 1), channels * cells
+            self.sums = Sums.of_images("dy x", images, cells, channels)
         self.backward_workspace = self.sums.workspace
 
     def forward(self, b: Buffers) -> Run | None:
         factors, x, y = map(self.memory, b.bottoms)
-        return scale(self.device, *self.axes, x, self.memory(b.tops[0]), by=factors, plus=y)
+        top = self.memory(b.tops[0])
+        return scale(self.device, *self.axes, x, top, by=factors, plus=y, image=self.image)
 
     def backward(self, b: Buffers) -> Run | None:
         df = self.memory(b.top_grads[0])
@@ -40,7 +46,8 @@ class Axpy(DeviceForm):
             x, shares = self.memory(b.bottoms[1]), self.memory_if(b.workspace.get("shares"))
             runs.append(sum_channels(self.device, self.sums, df, x, shares, dfactors, adds=False))
         if dx is not None:
-            runs.append(scale(self.device, *self.axes, df, dx, by=self.memory(b.bottoms[0])))
+            factors = self.memory(b.bottoms[0])
+            runs.append(scale(self.device, *self.axes, df, dx, by=factors, image=self.image))
         if dy is not None:
             runs.append(add(self.device, [df], dy))
         return in_order(*runs)

@@ -4,24 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from typing import Final
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from netc.backends.backend import Backend
+from netc.backends.cuda.arrays import empty_like, in_memory_order, is_turned
+from netc.backends.cuda.batches import BatchFeed, Pinned, can_send
 from netc.backends.cuda.device import Device
+from netc.backends.cuda.device_form import fits
 from netc.backends.cuda.families import FORMS
 from netc.backends.cuda.feeding import ImageFeed, Staging, can_feed
 from netc.backends.cuda.host_views import HostViews
+from netc.backends.cuda.journal import DeviceJournal
 from netc.backends.cuda.recording import record_steps
+from netc.backends.cuda.reorder import ReorderForm
+from netc.backends.cuda.timings import sources_of_all_kernels
 from netc.backends.cuda.update import DeviceUpdate
-from netc.backends.form import Form, Maker, Mode, Run
+from netc.backends.form import NHWC, PLAIN, Form, Maker, Mode, Run
+from netc.backends.journal import Journal
 from netc.backends.step import Step
 from netc.backends.update_spec import Update, UpdateSpec
 from netc.data import Source
 from netc.errors import NetcError
 from netc.graph import Node
-from netc.layer import Array
+from netc.layer import Array, Shape
+from netc.layer.base import count
+
+TENSOR_CORES: Final = 80  # the least architecture whose tensor cores the convolutions use
 
 
 class CudaBackend(Backend):
@@ -36,8 +47,10 @@ class CudaBackend(Backend):
         self.xp = device.xp
         super().__init__(math, deterministic)
         self.rehearses = device.has_clock and not deterministic  # many kernels are compiled to be timed
+        self.compares_layouts = device.has_clock
         self._views = HostViews(device)
         self._stagings: WeakKeyDictionary[Source, Staging] = WeakKeyDictionary()
+        self._pinned: WeakKeyDictionary[Source, Pinned] = WeakKeyDictionary()
 
     @property
     def forms(self) -> Mapping[tuple[str, ...], Maker]:
@@ -45,6 +58,20 @@ class CudaBackend(Backend):
 
     def form(self, maker: Maker, nodes: Sequence[Node], mode: Mode) -> Form | None:
         return maker(nodes, mode, self.device)
+
+    def layouts(self, keep_all: bool) -> Sequence[str]:
+        on_tensor_cores = self.math != "fp32" and self.device.properties.architecture >= TENSOR_CORES
+        return (PLAIN, NHWC) if on_tensor_cores and not keep_all else (PLAIN,)
+
+    def layout_facts(self) -> Sequence[str]:
+        properties = self.device.properties
+        return properties.model, str(properties.architecture), sources_of_all_kernels()
+
+    def lie_alike(self, shape: Shape, one: str, other: str) -> bool:
+        return one == other or (len(shape) == 4 and 1 in (shape[1], count(shape[2:])))
+
+    def reorder(self, node: Node, served: Node) -> Form:
+        return ReorderForm(node, served, self.device) if fits((node,)) else super().reorder(node, served)
 
     def allocate(self, nbytes: int, name: str = "memory") -> Array:
         return self.device.allocate_array(nbytes, name)
@@ -56,12 +83,17 @@ class CudaBackend(Backend):
         return self.device.out_of_memory(planned, free)
 
     def read(self, array: Array) -> np.ndarray:
-        values: np.ndarray = np.empty(array.shape, array.dtype)
-        return self.device.download(self.device.memory_of(array), values)
+        values = empty_like(array)
+        self.device.download(self.device.memory_of(array), in_memory_order(values))
+        return values
 
     def write(self, array: Array, values: np.ndarray) -> None:
         converted = np.broadcast_to(np.asarray(values, array.dtype), array.shape)
-        self.device.upload(self.device.memory_of(array), np.ascontiguousarray(converted))
+        turned = converted.transpose(0, 2, 3, 1) if is_turned(array) else converted
+        self.device.upload(self.device.memory_of(array), np.ascontiguousarray(turned))
+
+    def synchronise(self) -> None:
+        self.device.synchronise()
 
     def view(self, array: Array) -> np.ndarray:
         return self._views.view(array)
@@ -83,12 +115,14 @@ class CudaBackend(Backend):
             step.run()
         return pieces
 
-    def feed_images(self, source: Source, tops: Sequence[Array]) -> Run | None:
-        if source.raw is None or not can_feed(source.raw, tops):
+    def feed(self, source: Source, tops: Sequence[Array]) -> Run | None:
+        if source.raw is not None and can_feed(source.raw, tops):
+            if source not in self._stagings:
+                self._stagings[source] = Staging(self.device, source.raw)
+            return ImageFeed(self._stagings[source], source, tops, self.write)
+        if not can_send(tops):
             return None
-        if source not in self._stagings:
-            self._stagings[source] = Staging(self.device, source.raw)
-        return ImageFeed(self._stagings[source], source, tops, self.write)
+        return BatchFeed(self._pinned.setdefault(source, Pinned(self.device)), source, tops)
 
     def make_update(
         self,
@@ -106,6 +140,9 @@ class CudaBackend(Backend):
         return DeviceUpdate(
             self.device, spec, memory_of(data, "parameters"), memory_of(grad, "gradients"), arrays, scale
         )
+
+    def make_journal(self, width: int, notes: Sequence[Array] = ()) -> Journal:
+        return DeviceJournal(self.device, width, notes)
 
     def close(self) -> None:
         self._views.forget()

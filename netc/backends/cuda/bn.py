@@ -1,4 +1,4 @@
-"""Batch normalisation on the device: the table of kernels/bn.cu, and its launches."""
+"""Batch normalisation on the device: the tables of kernels/bn.cu and bn_last.cu, and their launches."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from netc.backends.cuda.channels_last import REDUCING_BLOCKS as REDUCING_BLOCKS_LAST
+from netc.backends.cuda.channels_last import SWEEPING_BLOCKS, Columns
 from netc.backends.cuda.device import Argument, Device
 from netc.backends.cuda.division import divisor
 from netc.backends.cuda.elementwise import PACKS, THREADS, blocks_for, pack_of
@@ -33,11 +35,20 @@ REDUCE = {
     for sums in NUMBERS
     for pack, narrow in (*((pack, False) for pack in PACKS), (1, True))
 }
+LAST = {  # where the channels of a cell lie side by side
+    **{f"bn_reduce_last {sums}": f"bn_reduce_last<{sums}, " for sums in NUMBERS},
+    **{f"{kernel}_last": f"{kernel}_last<" for kernel in ("bn_apply", "bn_apply_backward")},
+}
 VARIANTS: dict[Any, Variant] = {
     **REDUCE,
     **{
         (kernel, pack): Variant(f"{kernel} pack {pack}", "bn.cu", f"{kernel}<{pack}>", THREADS)
         for kernel in ("bn_apply", "bn_apply_backward")
+        for pack in PACKS
+    },
+    **{
+        (name, pack): Variant(f"{name} pack {pack}", "bn_last.cu", f"{kernel}{pack}>", THREADS)
+        for name, kernel in LAST.items()
         for pack in PACKS
     },
     **{
@@ -49,7 +60,10 @@ VARIANTS: dict[Any, Variant] = {
 
 @dataclass(frozen=True)
 class Cells:
-    """(N, C, cells), and in how many parts the elements of a channel are reduced."""
+    """(N, C, cells), and in how many parts the elements of a channel are reduced.
+
+    Where the channels of a cell lie side by side, the images are all cells, and each has one.
+    """
 
     images: int
     channels: int
@@ -66,11 +80,19 @@ class Cells:
 
     @property
     def narrow(self) -> bool:
-        return self.cells < NARROW_CELLS
+        return 1 < self.cells < NARROW_CELLS
+
+    @property
+    def last(self) -> bool:
+        """Whether the channels of a cell lie side by side."""
+        return self.cells == 1
 
 
 def cells_of(images: int, channels: int, cells: int, processors: int) -> Cells:
     """With so many parts that all processors have work, and each part is worth its block."""
+    if cells == 1:
+        parts = Columns.of(channels).shares(processors, images, REDUCING_BLOCKS_LAST, LEAST_PACKS)
+        return Cells(images, channels, cells, parts)
     most = REDUCING_BLOCKS * processors
     if cells < NARROW_CELLS:
         blocks, longest = -(-channels // WARP), -(-images * WARP // THREADS)
@@ -114,11 +136,13 @@ def reduce(
 ) -> Run:
     """The "Moments" of x, or the "Gradients" from dy, of every part: C x parts x NUMBERS[sums] floats."""
     y, dy, channels, slope = (g.y, g.dy, g.channels, g.slope) if (g := gradients) else (None, None, None, 1)
+    last = (x, y, dy, channels, np.float32(slope), partial)
+    if cells.last:
+        return _launch_last(device, f"bn_reduce_last {sums}", cells, pack_of(x, y, dy), cells.parts, last)
     pack = pack_of(x, y, dy) if cells.cells % PACKS[0] == 0 and not cells.narrow else 1
     blocks = -(-cells.channels // WARP) if cells.narrow else cells.channels
     sizes = (np.int32(cells.images), np.int32(cells.channels), np.int32(cells.cells))
-    arguments = (*sizes, x, y, dy, channels, np.float32(slope), partial)
-    return Launch.of(device, REDUCE[sums, pack, cells.narrow], (blocks, cells.parts), arguments)
+    return Launch.of(device, REDUCE[sums, pack, cells.narrow], (blocks, cells.parts), (*sizes, *last))
 
 
 def finish(
@@ -200,6 +224,18 @@ def apply_backward(
 
 
 def _sweep(device: Device, kernel: str, cells: Cells, pack: int, arguments: tuple[Argument, ...]) -> Run:
+    if cells.last:
+        processors = device.properties.processors
+        shares = Columns.of(cells.channels, pack).shares(processors, cells.images, SWEEPING_BLOCKS)
+        return _launch_last(device, f"{kernel}_last", cells, pack, shares, arguments)
     sizes = (np.int64(cells.size), *divisor(cells.channels), *divisor(cells.cells))
     grid = (blocks_for(device, cells.size, pack),)
     return Launch.of(device, VARIANTS[kernel, pack], grid, (*sizes, *arguments))
+
+
+def _launch_last(
+    device: Device, kernel: str, cells: Cells, pack: int, shares: int, arguments: tuple[Argument, ...]
+) -> Run:
+    columns = Columns.of(cells.channels, pack)
+    sizes = (np.int32(cells.images), np.int32(cells.channels), np.int32(columns.lanes))
+    return Launch.of(device, VARIANTS[kernel, columns.pack], (columns.tiles, shares), (*sizes, *arguments))

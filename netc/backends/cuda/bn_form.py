@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from netc.backends.cuda import bn
 from netc.backends.cuda.bn import Gradients, Running
 from netc.backends.cuda.device import Device
-from netc.backends.cuda.device_form import fits
+from netc.backends.cuda.device_form import fits, lay_out_alike
 from netc.backends.cuda.launch import in_order
 from netc.backends.cuda.memory import Memory
-from netc.backends.form import Form, Maker, Mode, Run
+from netc.backends.form import NHWC, Form, Maker, Mode, Run
 from netc.graph import Node, Value
 from netc.layer import Buffers, Layer, Scratch
 from netc.layer.base import count
@@ -159,10 +159,14 @@ class BatchNormForm(Form):
     def __init__(self, nodes: Sequence[Node], plan: Plan, mode: Mode, device: Device) -> None:
         super().__init__(nodes)
         self.device, self.plan = device, plan
-        self.cells = bn.cells_of(*plan.cells, device.properties.processors)  # type: ignore[call-arg]
+        images, channels, cells = plan.cells
+        lay_out_alike(self, mode.layout)
+        if mode.layout == NHWC and len(self.inputs[0].shape) == 4:
+            images, cells = images * cells, 1
+        self.cells = bn.cells_of(images, channels, cells, device.properties.processors)
         self.variant = "bn" + (" residual" if plan.adds else "") + (" relu" if plan.slope != 1 else "")
         self.reads_y = plan.adds and plan.slope != 1
-        channels, parts = self.cells.channels, self.cells.parts
+        parts = self.cells.parts
         learned = [self.param_needs_grad[i] for i in (plan.factor, plan.bias) if i is not None]
         self.learns = plan.learns and any(learned)
         self.reduces_back = self.learns or plan.batch_gradient

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from netc.backends.cuda.channels_last import REDUCING_BLOCKS, Columns
 from netc.backends.cuda.device import Argument, Device
 from netc.backends.cuda.elementwise import PACKS, THREADS, blocks_for, pack_of
 from netc.backends.cuda.kernel import Variant
@@ -15,6 +16,7 @@ from netc.backends.form import Run
 
 BLOCKS_PER_PROCESSOR = 8
 LEAST_CELLS = 16 * THREADS  # of a part of a channel
+LEAST_STEPS = 8  # of a thread over the rows, where the channels of a cell lie side by side
 
 ADD_PARTIALS = {
     pack: Variant(f"add_partials pack {pack}", "channel_sum.cu", f"add_partials<{pack}>", THREADS)
@@ -30,7 +32,16 @@ SUM_CHANNELS = {
     for mask in (False, True)
     for pack in PACKS
 }
-VARIANTS = (*ADD_PARTIALS.values(), *SUM_CHANNELS.values())
+SUM_LAST = {
+    (mask, pack): Variant(
+        f"sum_channels_last {'masked ' if mask else ''}pack {pack}",
+        "channel_sum.cu",
+        f"sum_channels_last<{str(mask).lower()}, {pack}>",
+        THREADS,
+    )
+    for mask, pack in SUM_CHANNELS
+}
+VARIANTS = (*ADD_PARTIALS.values(), *SUM_CHANNELS.values(), *SUM_LAST.values())
 
 
 @dataclass(frozen=True)
@@ -50,19 +61,24 @@ def add_partials(device: Device, count: int, parts: int, partials: Memory, y: Me
     return Launch.of(device, ADD_PARTIALS[pack], (blocks_for(device, count, pack),), arguments)
 
 
-def _channel_parts(device: Device, images: int, channels: int, plane: int) -> tuple[int, int]:
-    """How many blocks share a channel of (images, channels, plane), and how many cells each takes."""
+def _parts(device: Device, images: int, channels: int, plane: int) -> int:
+    """How many blocks share a channel, or a tile of channels, of (images, channels, plane)."""
+    processors = device.properties.processors
+    if plane == 1:
+        return Columns.of(channels).shares(processors, images, REDUCING_BLOCKS, LEAST_STEPS)
+    wanted = -(-BLOCKS_PER_PROCESSOR * processors // channels)
     cells = images * plane
-    wanted = -(-BLOCKS_PER_PROCESSOR * device.properties.processors // channels)
-    parts = max(1, min(wanted, cells // LEAST_CELLS))
-    each = -(-cells // parts)
-    each = -(-each // PACKS[0]) * PACKS[0]
-    return -(-cells // each), each
+    return -(-cells // _cells_each(cells, max(1, min(wanted, cells // LEAST_CELLS))))
+
+
+def _cells_each(cells: int, parts: int) -> int:
+    """How many cells of a channel a part takes."""
+    return -(-cells // parts // PACKS[0]) * PACKS[0]
 
 
 def channel_sum_floats(device: Device, images: int, channels: int, plane: int) -> int:
     """Workspace of `sum_channels`, in floats; 0 for none."""
-    parts = _channel_parts(device, images, channels, plane)[0]
+    parts = _parts(device, images, channels, plane)
     return parts * channels if parts > 1 else 0
 
 
@@ -76,18 +92,53 @@ def sum_channels(
 ) -> Run:
     """Binds dbias += the sums of dy (images, channels, plane) over images and planes.
 
-    With a ReLU the sums are those of its bottom's gradient, which is written as well; dbias may be None then.
+    Where the channels of a cell lie side by side, the images are all cells and the plane is 1. With a ReLU
+    the sums are those of its bottom's gradient, which is written as well; dbias may be None then.
     """
+    parts, channels = _parts(device, *sizes), sizes[1]
+    bind = _sum_last if sizes[2] == 1 else _sum_planes
+    if parts == 1 or dbias is None:
+        return bind(device, sizes, parts, dy, relu, dbias, None)
+    assert workspace is not None
+    summed = bind(device, sizes, parts, dy, relu, dbias, workspace)
+    if sizes[2] == 1:
+        return in_order(summed, _sum_last(device, (parts, channels, 1), 1, workspace, None, dbias, None))
+    return in_order(summed, add_partials(device, channels, parts, workspace, dbias))
+
+
+def _sum_planes(
+    device: Device,
+    sizes: tuple[int, int, int],
+    parts: int,
+    dy: Memory,
+    relu: Relu | None,
+    dbias: Memory | None,
+    partials: Memory | None,
+) -> Run:
     images, channels, plane = sizes
-    parts, each = _channel_parts(device, images, channels, plane)
     y, masked, slope = (relu.y, relu.dx, relu.slope) if relu else (None, None, 1.0)
     pack = pack_of(dy, y, masked) if plane % PACKS[0] == 0 else 1
-    partials = workspace if parts > 1 and dbias is not None else None
-    packs, packs_each, plane_packs = (np.uint32(cells // pack) for cells in (images * plane, each, plane))
-    arguments: list[Argument] = [packs, packs_each, np.int32(channels), plane_packs]
+    cells = images * plane
+    packs = (np.uint32(number // pack) for number in (cells, _cells_each(cells, parts), plane))
+    total, each, of_plane = packs
+    arguments: list[Argument] = [total, each, np.int32(channels), of_plane]
     arguments += [y, dy, masked, np.float32(slope), dbias, partials]
-    variant = SUM_CHANNELS[relu is not None, pack]
-    summed = Launch.of(device, variant, (channels, parts), arguments)
-    if partials is None or dbias is None:
-        return summed
-    return in_order(summed, add_partials(device, channels, parts, partials, dbias))
+    return Launch.of(device, SUM_CHANNELS[relu is not None, pack], (channels, parts), arguments)
+
+
+def _sum_last(
+    device: Device,
+    sizes: tuple[int, int, int],
+    parts: int,
+    dy: Memory,
+    relu: Relu | None,
+    dbias: Memory | None,
+    partials: Memory | None,
+) -> Run:
+    rows, channels, _ = sizes
+    y, masked, slope = (relu.y, relu.dx, relu.slope) if relu else (None, None, 1.0)
+    columns = Columns.of(channels, pack_of(dy, y, masked))
+    arguments: list[Argument] = [np.int32(rows), np.int32(channels), np.int32(columns.lanes)]
+    arguments += [y, dy, masked, np.float32(slope), dbias, partials]
+    variant = SUM_LAST[relu is not None, columns.pack]
+    return Launch.of(device, variant, (columns.tiles, parts), arguments)

@@ -9,16 +9,15 @@ from typing import Final
 import numpy as np
 
 from netc.backends.cuda.device import Argument, Device
-from netc.backends.cuda.device_form import DeviceForm, fits
+from netc.backends.cuda.device_form import DeviceForm, around_axis, fits
 from netc.backends.cuda.division import divisor
 from netc.backends.cuda.elementwise import PACKS, THREADS, pack_of
 from netc.backends.cuda.kernel import Variant
 from netc.backends.cuda.launch import Launch, in_order
 from netc.backends.cuda.memory import Memory
 from netc.backends.form import Form, Maker, Mode, Run
-from netc.graph import Node
+from netc.graph import Node, Value
 from netc.layer import Buffers
-from netc.layer.base import count
 
 MOST: Final = 8  # parts at once
 BEYOND: Final = 2**32 - 1  # where a part that is not there ends
@@ -67,9 +66,7 @@ class Concat(DeviceForm):
 
     def __init__(self, nodes: Sequence[Node], device: Device) -> None:
         super().__init__(nodes, device)
-        axis: int = self.node.layer.axis  # type: ignore[attr-defined]
-        self.rows = count(self.inputs[0].shape[:axis])
-        self.widths = [count(value.shape[axis:]) for value in self.inputs]
+        self.rows, self.widths = _columns(self, self.inputs)
 
     def forward(self, b: Buffers) -> Run | None:
         parts = [self.memory(x) for x in b.bottoms]
@@ -87,9 +84,7 @@ class Slice(DeviceForm):
 
     def __init__(self, nodes: Sequence[Node], device: Device) -> None:
         super().__init__(nodes, device)
-        axis: int = self.node.layer.axis  # type: ignore[attr-defined]
-        self.rows = count(self.inputs[0].shape[:axis])
-        self.widths = [count(value.shape[axis:]) for value in self.outputs]
+        self.rows, self.widths = _columns(self, self.outputs)
 
     def forward(self, b: Buffers) -> Run | None:
         parts = [self.memory(y) for y in b.tops]
@@ -98,6 +93,14 @@ class Slice(DeviceForm):
     def backward(self, b: Buffers) -> Run | None:
         parts = [self.memory_if(dy) for dy in b.top_grads]
         return join(self.device, self.rows, self.widths, parts, self.memory(b.bottom_grads[0]))
+
+
+def _columns(form: DeviceForm, parts: Sequence[Value]) -> tuple[int, list[int]]:
+    """The rows of the whole and the columns of each part; all of them lie as most of the bottoms do."""
+    layout = form.keep_layout()
+    axis: int = form.node.layer.axis  # type: ignore[attr-defined]
+    rows, inner = around_axis(parts[0].shape, axis, layout)
+    return rows, [part.shape[axis] * inner for part in parts]
 
 
 def make_concat(nodes: Sequence[Node], mode: Mode, device: Device) -> Form | None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import cached_property, partial
 
-from netc.backends.cuda import conv, conv_mma, depthwise, winograd
-from netc.backends.cuda.conv_shape import ConvShape
+from netc.backends.cuda import conv, conv_last, conv_mma, depthwise, winograd
+from netc.backends.cuda.conv_shape import PLAIN_SIDES, ConvShape, Layouts
 from netc.backends.cuda.conv_work import Candidate, Filters, Images
 from netc.backends.cuda.device import Device
 from netc.backends.cuda.elementwise import FLOAT_BYTES
@@ -15,6 +15,7 @@ from netc.backends.cuda.tuner import choose
 from netc.backends.form import Mode, Run
 
 LEAST_MMA_ARCHITECTURE = 80
+MOST_PACKED_BYTES = 1 << 30  # of workspace, for what plain images are turned into
 # By direction: what its kernels are given, and as what the first three of that are as large.
 WORK: dict[str, tuple[Callable[..., Images | Filters], tuple[str, str, str]]] = {
     "forward": (Images, ("x", "w", "y")),
@@ -26,8 +27,8 @@ WORK: dict[str, tuple[Callable[..., Images | Filters], tuple[str, str, str]]] = 
 class ConvChoice:
     """The kernels of one convolution, each direction's chosen when it is first asked for."""
 
-    def __init__(self, device: Device, mode: Mode, shape: ConvShape) -> None:
-        self._device, self._mode, self._shape = device, mode, shape
+    def __init__(self, device: Device, mode: Mode, shape: ConvShape, layouts: Layouts) -> None:
+        self._device, self._mode, self._shape, self._layouts = device, mode, shape, layouts
 
     @cached_property
     def forward(self) -> Candidate:
@@ -43,8 +44,9 @@ class ConvChoice:
 
     def _choose(self, direction: str) -> Candidate:
         device, shape, (work, operands) = self._device, self._shape, WORK[direction]
+        math, layouts = self._mode.math, self._layouts
         found = {
-            candidate.name: candidate for candidate in candidates(direction, device, shape, self._mode.math)
+            candidate.name: candidate for candidate in candidates(direction, device, shape, math, layouts)
         }
         floats = {"x": shape.x_count, "y": shape.y_count, "w": shape.weight_count}
         sizes = {operand: floats[operand] * FLOAT_BYTES for operand in operands}
@@ -56,15 +58,30 @@ class ConvChoice:
             return candidate.bind(device, shape, work(*given, workspace=room))
 
         ways = {name: partial(bind, candidate) for name, candidate in found.items()}
-        return found[choose(device, self._mode, f"{direction} {self._mode.math} {shape}", ways, sizes)]
+        done = f"{direction} {math} {shape}{'' if layouts.are_plain else f' {layouts}'}"
+        return found[choose(device, self._mode, done, ways, sizes)]
 
 
-def candidates(direction: str, device: Device, shape: ConvShape, math: str) -> list[Candidate]:
-    """What can run a direction, in the order in which a rule would take it."""
+def on_tensor_cores(device: Device, math: str) -> bool:
+    """Whether convolutions, but for depthwise ones, run on tensor cores, to which every layout is right."""
+    return math in conv_mma.NUMBERS and device.properties.architecture >= LEAST_MMA_ARCHITECTURE
+
+
+def candidates(
+    direction: str, device: Device, shape: ConvShape, math: str, layouts: Layouts = PLAIN_SIDES
+) -> list[Candidate]:
+    """What can run a direction, in the order in which a rule would take it.
+
+    Layouts other than plain ones need `on_tensor_cores`, those of depthwise convolutions that both are alike.
+    """
     if shape.is_depthwise:
-        return [depthwise.candidate(direction, device, shape)]
-    if math in conv_mma.NUMBERS and device.properties.architecture >= LEAST_MMA_ARCHITECTURE:
-        return conv_mma.candidates(direction, device, shape, math)
+        return [depthwise.candidate(direction, device, shape, layouts.x)]
+    if on_tensor_cores(device, math):
+        turned = conv_last.candidates(direction, device, shape, math, layouts)
+        if not layouts.are_plain:
+            return turned
+        fitting = [candidate for candidate in turned if candidate.floats * FLOAT_BYTES <= MOST_PACKED_BYTES]
+        return [*conv_mma.candidates(direction, device, shape, math), *fitting]
     direct = conv.candidates(direction, device, shape)
     if direction == "backward_weights" or not winograd.can_run(device, shape):
         return direct

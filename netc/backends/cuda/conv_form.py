@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from functools import partial
 
 from netc.backends.cuda.channel_sum import Relu, channel_sum_floats, sum_channels
-from netc.backends.cuda.conv_choice import ConvChoice
-from netc.backends.cuda.conv_shape import ConvShape
+from netc.backends.cuda.conv_choice import ConvChoice, on_tensor_cores
+from netc.backends.cuda.conv_last_images import Reading
+from netc.backends.cuda.conv_shape import ConvShape, Layouts
 from netc.backends.cuda.conv_work import NO_RELU, Candidate, Filters, Images
 from netc.backends.cuda.device import Device
-from netc.backends.cuda.device_form import DeviceForm, fits
+from netc.backends.cuda.device_form import DeviceForm, fits, layout_of
 from netc.backends.cuda.launch import in_order
 from netc.backends.cuda.memory import Memory
-from netc.backends.form import Form, Maker, Mode, Run
+from netc.backends.form import NHWC, PLAIN, Form, Maker, Mode, Run
 from netc.graph import Node
 from netc.layer import Buffers, Scratch
 from netc.layer.base import count
@@ -22,11 +23,19 @@ from netc.layer.window import Window
 
 
 class Convolution(DeviceForm):
-    """Filters over every bottom, and the ReLU that may follow."""
+    """Filters over every bottom, and the ReLU that may follow.
+
+    On tensor cores bottoms are taken as they lie, and tops lie as the mode says, as do depthwise
+    convolutions' bottoms and tops.
+    """
 
     def __init__(self, nodes: Sequence[Node], mode: Mode, device: Device, shape: ConvShape) -> None:
         super().__init__(nodes, device)
-        self.shape, self.kernels = shape, ConvChoice(device, mode, shape)
+        bottom, self.top_layout = self._layouts(mode, device, shape)
+        self.bottom_layouts = [bottom] * len(self.inputs)
+        self.top_layouts = [self.top_layout] * len(self.outputs)
+        self.shape = shape
+        self.kernels = ConvChoice(device, mode, shape, self._sides(bottom, self.top_layout))
         self.has_bias = len(nodes[0].params) > 1
         self.slope, self.variant = NO_RELU, self._forward_kernel.family
         self.relu_in_place = False
@@ -44,7 +53,9 @@ class Convolution(DeviceForm):
         else:
             self.backward_bottoms = ()
         masked = count(self.outputs[0].shape) if self._has_relu and not self.relu_in_place else 0
-        self.backward_workspace = _room(floats=max(backward), masked=masked)
+        self.packs = self._packed_by_both() if mode.backward else None
+        packed = self.packs.floats if self.packs else 0
+        self.backward_workspace = _room(floats=max(backward), masked=masked, packed=packed)
 
     @property
     def _has_relu(self) -> bool:
@@ -58,9 +69,24 @@ class Convolution(DeviceForm):
     def _sums(self) -> bool:
         return self._has_relu or self._wants_bias
 
+    def _layouts(self, mode: Mode, device: Device, shape: ConvShape) -> tuple[str, str]:
+        """How the bottoms and the tops lie."""
+        window = self.node.layer.window  # type: ignore[attr-defined]
+        images = len(window.kernel) == 2 and len(self.inputs[0].shape) == 4
+        if images and shape.is_depthwise:
+            return mode.layout, mode.layout
+        if not images or not on_tensor_cores(device, mode.math):
+            return PLAIN, PLAIN
+        return layout_of(self.inputs), mode.layout
+
     # ---- what a deconvolution does the other way round ----
+    def _sides(self, bottom: str, top: str) -> Layouts:
+        return Layouts(bottom, top)
+
     def _top_sizes(self) -> tuple[int, int, int]:
-        return self.shape.n, self.shape.k, self.shape.p * self.shape.q
+        """Images, channels and cells; where the channels of a cell lie side by side, all cells for images."""
+        n, k, plane = self.shape.n, self.shape.k, self.shape.p * self.shape.q
+        return (n * plane, k, 1) if self.top_layout == NHWC else (n, k, plane)
 
     @property
     def _forward_kernel(self) -> Candidate:
@@ -70,15 +96,24 @@ class Convolution(DeviceForm):
     def _backward_data_kernel(self) -> Candidate:
         return self.kernels.backward_data
 
-    def _backward_weights(self, x: Memory, dy: Memory, dw: Memory, room: Memory | None) -> Run:
-        return self.kernels.backward_weights.bind(self.device, self.shape, Filters(x, dy, dw, room))
+    def _packed_by_both(self) -> Reading | None:
+        """What both directions of the backward pass would make of a top's gradient, each for itself."""
+        if not any(self.input_needs_grad) or not self.param_needs_grad[0]:
+            return None
+        packs = self.kernels.backward_data.packs
+        return packs if packs == self.kernels.backward_weights.packs else None
+
+    def _backward_weights(self, x: Memory, dy: Memory, dw: Memory, room: Memory | None, packed: bool) -> Run:
+        work = Filters(x, dy, dw, room, packed)
+        return self.kernels.backward_weights.bind(self.device, self.shape, work)
 
     # ---- both ----
     def _forward(self, x: Memory, w: Memory, y: Memory, bias: Memory | None, room: Memory | None) -> Run:
         return self._forward_kernel.bind(self.device, self.shape, Images(x, w, y, bias, self.slope, room))
 
-    def _backward_data(self, dy: Memory, w: Memory, dx: Memory, room: Memory | None) -> Run:
-        return self._backward_data_kernel.bind(self.device, self.shape, Images(dy, w, dx, workspace=room))
+    def _backward_data(self, dy: Memory, w: Memory, dx: Memory, room: Memory | None, packed: bool) -> Run:
+        work = Images(dy, w, dx, workspace=room, packed=packed)
+        return self._backward_data_kernel.bind(self.device, self.shape, work)
 
     def _sum_floats(self) -> int:
         return channel_sum_floats(self.device, *self._top_sizes())
@@ -110,11 +145,14 @@ class Convolution(DeviceForm):
         runs: list[Run | None] = []
         if relu or dbias:
             runs.append(sum_channels(self.device, self._top_sizes(), dy, dbias, relu, room))
-        dy = relu.dx if relu else dy
+        dy, packed = relu.dx if relu else dy, bool(self.packs and dw and dx)
+        if self.packs and packed:
+            packing, dy = self.packs.bind(self.device, dy, self.memory(b.workspace["packed"]))
+            runs += packing
         if dw:
-            runs.append(self._backward_weights(self.memory(b.bottoms[i]), dy, dw, room))
+            runs.append(self._backward_weights(self.memory(b.bottoms[i]), dy, dw, room, packed))
         if dx:
-            runs.append(self._backward_data(dy, self.memory(b.params[0]), dx, room))
+            runs.append(self._backward_data(dy, self.memory(b.params[0]), dx, room, packed))
         return in_order(*runs)
 
     def flops(self) -> int:
@@ -124,8 +162,12 @@ class Convolution(DeviceForm):
 class Deconvolution(Convolution):
     """The filters' backward pass run forward: the bottom is y, the small side of the shape, the top is x."""
 
+    def _sides(self, bottom: str, top: str) -> Layouts:
+        return Layouts(top, bottom)
+
     def _top_sizes(self) -> tuple[int, int, int]:
-        return self.shape.n, self.shape.c, self.shape.h * self.shape.w
+        n, c, plane = self.shape.n, self.shape.c, self.shape.h * self.shape.w
+        return (n * plane, c, 1) if self.top_layout == NHWC else (n, c, plane)
 
     @property
     def _forward_kernel(self) -> Candidate:
@@ -135,7 +177,10 @@ class Deconvolution(Convolution):
     def _backward_data_kernel(self) -> Candidate:
         return self.kernels.forward
 
-    def _backward_weights(self, x: Memory, dy: Memory, dw: Memory, room: Memory | None) -> Run:
+    def _packed_by_both(self) -> Reading | None:
+        return None  # the direction to the filters has it for x
+
+    def _backward_weights(self, x: Memory, dy: Memory, dw: Memory, room: Memory | None, packed: bool) -> Run:
         return self.kernels.backward_weights.bind(self.device, self.shape, Filters(dy, x, dw, room))
 
 

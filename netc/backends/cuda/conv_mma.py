@@ -22,7 +22,6 @@ WARP = 32
 ROW_BYTES = 64  # of one packed row of filters
 TABLE_ROWS = 2048  # the most channels times taps of layers whose steps are made of both
 TABLE_BYTES = TABLE_ROWS * 8
-WGMMA_ALIGNMENT = 512  # bytes
 MOST_SHARE_BYTES = 256 << 20  # of the sums that backward-weights leaves for its second stage
 WEIGHT_BLOCKS = (1, 2, 4)  # for half a processor: how finely the filters' sums may be split
 LEAST_STEPS = 8  # of a share: fewer do not pay for its second stage
@@ -34,7 +33,7 @@ class Tile:
     """A block's share of the work.
 
     m, n: rows (output channels) and columns (cells, or channels and taps for the filters' gradient); warp_m,
-    warp_n: those of a warp; stages: the steps under way at once; wgmma: by conv_wgmma.cu.
+    warp_n: those of a warp; stages: the steps under way at once.
     """
 
     math: str
@@ -43,7 +42,6 @@ class Tile:
     warp_m: int
     warp_n: int
     stages: int
-    wgmma: bool = False
 
     @property
     def threads(self) -> int:
@@ -62,10 +60,8 @@ class Tile:
         return pieces(rows, self.m) * pieces(columns, self.n)
 
     def shared_bytes(self, table: bool) -> int:
-        """Dynamic shared memory of conv_tf32, conv_narrow or conv_wgmma."""
+        """Dynamic shared memory of conv_tf32 or conv_narrow."""
         more = TABLE_BYTES if table else 0
-        if self.wgmma:
-            return self.stages * (self.m + self.n) * ROW_BYTES + WGMMA_ALIGNMENT + more
         if self.is_narrow:
             return self.stages * (self.m + self.n) * (self.step + 8) * 2 + more
         return self.stages * (self.m * (self.step + 4) + self.step * (self.n + 8)) * FLOAT_BYTES + more
@@ -85,18 +81,8 @@ TILES = (
     Tile("fp16", 64, 64, 32, 32, stages=2),
 )
 
-# For the GPUs of sm_90 alone, and only where they are asked for.
-WGMMA_TILES = tuple(Tile(math, 128, 128, 16, 128, stages=3, wgmma=True) for math in NUMBERS)
-
 
 def _data_variant(tile: Tile, table: bool) -> Variant:
-    if tile.wgmma:
-        name = f"conv {tile.math} wgmma{' table' if table else ''}"
-        expression = f"conv_wgmma<{NUMBERS[tile.math]}, {str(table).lower()}>"
-        shared_bytes = tile.shared_bytes(table)
-        return Variant(
-            name, "conv_wgmma.cu", expression, tile.threads, shared_bytes, architecture=90, specific=True
-        )
     sizes = f"{tile.m}, {tile.n}, {tile.warp_m}, {tile.warp_n}"
     kernel = f"conv_narrow<{tile.math}, {sizes}" if tile.is_narrow else f"conv_tf32<{sizes}, {tile.stages}"
     return Variant(
@@ -122,9 +108,7 @@ def _weights_variant(tile: Tile) -> Variant:
     )
 
 
-DATA = {
-    (tile, table): _data_variant(tile, table) for tile in (*TILES, *WGMMA_TILES) for table in (False, True)
-}
+DATA = {(tile, table): _data_variant(tile, table) for tile in TILES for table in (False, True)}
 WEIGHTS = {tile: _weights_variant(tile) for tile in TILES}
 PACK = {
     math: Variant(f"pack filters {math}", "conv_mma.cu", f"pack_filters<{number}>", THREADS, architecture=80)
@@ -300,8 +284,8 @@ def bind_filters(device: Device, shape: ConvShape, work: Filters, tile: Tile, sh
 
 
 def images_candidate(plan: Plan, tile: Tile) -> Candidate:
-    """One direction to images with a tile, which may be one of `WGMMA_TILES`."""
-    family = f"{'wgmma' if tile.wgmma else 'mma'} {tile.math}"
+    """One direction to images with a tile."""
+    family = f"mma {tile.math}"
     bind = partial(bind_images, plan=plan, tile=tile)
     return Candidate(family, f"{family} {tile.m}x{tile.n}", bind, plan.packing.floats)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from netc.backends.form import PLAIN
 from netc.layer.base import Shape
 from netc.layer.window import Window
 
@@ -86,6 +87,12 @@ class ConvShape:
         return self.taps == 1 and self.stride == (1, 1) and self.pad == (0, 0)
 
     @property
+    def square(self) -> Pair | None:
+        """The kernel's side and the stride, where both axes have the same and the kernel has no gaps."""
+        same = self.r == self.s and self.stride[0] == self.stride[1] and self.dilation == (1, 1)
+        return (self.r, self.stride[0]) if same else None
+
+    @property
     def is_depthwise(self) -> bool:
         """Whether every channel has one filter, and every filter one channel."""
         return self.group == self.c == self.k
@@ -110,6 +117,21 @@ class ConvShape:
             and reach < MOST_REACH
             and max(self.group, classes) <= MOST_BLOCKS
         )
+
+
+@dataclass(frozen=True)
+class Layouts:
+    """How the images of both sides lie: PLAIN or NHWC of netc.backends.form."""
+
+    x: str = PLAIN
+    y: str = PLAIN
+
+    @property
+    def are_plain(self) -> bool:
+        return self.x == self.y == PLAIN
+
+
+PLAIN_SIDES = Layouts()
 
 
 def pieces(count: int, each: int) -> int:

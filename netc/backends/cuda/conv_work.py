@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from netc.backends.cuda.conv_last_images import Reading
 from netc.backends.cuda.conv_shape import ConvShape
 from netc.backends.cuda.device import Device
 from netc.backends.cuda.elementwise import FLOAT_BYTES
@@ -21,7 +22,8 @@ class Images:
     """What "forward" and "backward_data" work on: target = relu(w * source + bias).
 
     Forward goes from x to y; backward_data, which a deconvolution runs forward, from y to x, with w turned by
-    half a circle. slope: what becomes of negative results; workspace: as much as a candidate asks for.
+    half a circle. slope: what becomes of negative results; workspace: as much as a candidate asks for;
+    packed: whether the source is what the candidate's `packs` has made of it.
     """
 
     source: Memory
@@ -30,16 +32,21 @@ class Images:
     bias: Memory | None = None
     slope: float = NO_RELU
     workspace: Memory | None = None
+    packed: bool = False
 
 
 @dataclass(frozen=True)
 class Filters:
-    """What "backward_weights" works on: dw += dy * x, in the same order of additions every time."""
+    """What "backward_weights" works on: dw += dy * x, in the same order of additions every time.
+
+    packed: whether dy is what the candidate's `packs` has made of it.
+    """
 
     x: Memory
     dy: Memory
     dw: Memory
     workspace: Memory | None = None
+    packed: bool = False
 
 
 @dataclass(frozen=True)
@@ -48,13 +55,14 @@ class Candidate:
 
     family: what dumps call it; name: the same with its tile; bind: given the device, the shape, and `Images`
     or `Filters`, decides all there is to decide and returns what to run; floats: the workspace that it needs,
-    0 for none.
+    0 for none; packs: what it makes of the source, or of dy, before it reads it, None for nothing.
     """
 
     family: str
     name: str
     bind: Callable[[Device, ConvShape, Any], Run]
     floats: int = 0
+    packs: Reading | None = None
 
 
 def workspace_of(work: Images | Filters, floats: int) -> Memory:

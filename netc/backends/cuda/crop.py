@@ -8,7 +8,7 @@ from functools import partial
 from netc.backends.cuda.device import Device
 from netc.backends.cuda.device_form import DeviceForm, fits
 from netc.backends.cuda.launch import in_order
-from netc.backends.cuda.permute import AXES, Axis, contiguous, copy_strided, part_from
+from netc.backends.cuda.permute import AXES, Axis, backwards, copy_strided, part_from, strides_of
 from netc.backends.form import Form, Maker, Mode, Run
 from netc.graph import Node
 from netc.layer import Buffers
@@ -22,8 +22,12 @@ class Crop(DeviceForm):
     def __init__(self, nodes: Sequence[Node], device: Device) -> None:
         super().__init__(nodes, device)
         shape, top = self.inputs[0].shape, self.outputs[0].shape
-        strides = contiguous(shape)
-        self.axes = [Axis(size, x, y) for size, x, y in zip(top, strides, contiguous(top), strict=True)]
+        # Bottom 1, of which nobody reads a value, lies as it likes.
+        self.bottom_layouts = [value.layout for value in self.inputs]
+        layout = self.bottom_layouts[0]
+        self.top_layouts = [layout]
+        strides, apart = strides_of(shape, layout), strides_of(top, layout)
+        self.axes = [Axis(size, x, y) for size, x, y in zip(top, strides, apart, strict=True)]
         box: Sequence[slice] = self.node.layer.box  # type: ignore[attr-defined]
         starts = [cut.start or 0 for cut in box]
         self.start = sum(first * stride for first, stride in zip(starts, strides, strict=False))
@@ -36,9 +40,8 @@ class Crop(DeviceForm):
         zeroed = [self.memory(grad) for grad in b.bottom_grads if grad is not None]
         runs: list[Run | None] = [partial(self.device.fill, grad) for grad in zeroed]
         if b.bottom_grads[0] is not None:
-            back = [Axis(axis.size, axis.y, axis.x) for axis in self.axes]
             dx = part_from(self.memory(b.bottom_grads[0]), self.start)
-            runs.append(copy_strided(self.device, back, self.memory(b.top_grads[0]), dx))
+            runs.append(copy_strided(self.device, backwards(self.axes), self.memory(b.top_grads[0]), dx))
         return in_order(*runs)
 
 

@@ -1,4 +1,5 @@
-"""Depthwise convolution on the device: the tables of kernels/depthwise.cu, the choice of rows, launches."""
+"""Depthwise convolution on the device: the tables of kernels/depthwise.cu, the choice of rows, launches; what
+runs a direction in either layout."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from functools import partial
 
 import numpy as np
 
+from netc.backends.cuda import depthwise_last
 from netc.backends.cuda.channel_sum import add_partials
 from netc.backends.cuda.conv_shape import ConvShape, pieces
 from netc.backends.cuda.conv_work import Candidate, Filters, Images, workspace_of
@@ -15,7 +17,7 @@ from netc.backends.cuda.elementwise import THREADS
 from netc.backends.cuda.kernel import Variant
 from netc.backends.cuda.launch import Launch, in_order
 from netc.backends.cuda.memory import Memory
-from netc.backends.form import Run
+from netc.backends.form import NHWC, PLAIN, Run
 
 # Kernel and stride, the same along both axes, that code is made for; a thread's results below each other.
 SLID_ROWS = {(3, 1): 4, (3, 2): 4, (5, 1): 4, (5, 2): 2}
@@ -49,15 +51,9 @@ WEIGHTS = Variant("depthwise weights", "depthwise.cu", f"depthwise_weights<{TAPS
 VARIANTS = (*SLIDE.values(), FORWARD, *BACKWARD.values(), WEIGHTS)
 
 
-def square_of(shape: ConvShape) -> tuple[int, int] | None:
-    """The kernel's side and the stride, where both axes have the same and the kernel has no gaps."""
-    same = shape.r == shape.s and shape.stride[0] == shape.stride[1] and shape.dilation == (1, 1)
-    return (shape.r, shape.stride[0]) if same else None
-
-
 def bind_images(device: Device, shape: ConvShape, work: Images, backward: bool) -> Run:
     """Binds y = relu(w * x + bias), or backward from y to x."""
-    square = square_of(shape)
+    square = shape.square
     if square in SLID_ROWS and not (backward and square in STRIDED):
         return _slide(device, shape, work, square, backward)
     source, target = shape.x_sizes[1:], shape.y_sizes[1:]
@@ -118,8 +114,10 @@ def bind_filters(device: Device, shape: ConvShape, work: Filters) -> Run:
     return in_order(products, add_partials(device, shape.weight_count, parts, sums, work.dw))
 
 
-def candidate(direction: str, device: Device, shape: ConvShape) -> Candidate:
-    """What runs a direction."""
+def candidate(direction: str, device: Device, shape: ConvShape, layout: str = PLAIN) -> Candidate:
+    """What runs a direction where images lie so."""
+    if layout == NHWC:
+        return depthwise_last.candidate(FAMILY, direction, device, shape)
     if direction == "backward_weights":
         parts = _parts(device, shape)[0]
         return Candidate(FAMILY, FAMILY, bind_filters, parts * shape.weight_count if parts > 1 else 0)

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from netc.backends.cuda.arrays import ArrayTable, Owner
+from netc.backends.cuda.arrays import ArrayTable, Owner, is_channels_last
 from netc.backends.cuda.kernel import Kernel, Variant
 from netc.backends.cuda.launch_rules import check_exact_type, check_limits
 from netc.backends.cuda.loader import Loader
@@ -123,8 +123,9 @@ class Device(ABC):
         return self._as_array(self._arrays.add(memory))
 
     def memory_of(self, array: Any, name: str | None = None) -> Memory:
-        """Where a contiguous array of this device lies; name: what reports call it."""
-        if not array.flags.c_contiguous:
+        """Where an array of this device lies: a contiguous one, or one of shape (N, C, H, W) that lies as
+        (N, H, W, C). name: what reports call it."""
+        if not (array.flags.c_contiguous or is_channels_last(array)):
             raise NetcError("a kernel is given an array that is not contiguous", found=tuple(array.strides))
         return self._arrays.find(self._address_of(array), array.nbytes, name)
 

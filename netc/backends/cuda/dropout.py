@@ -9,12 +9,13 @@ from functools import partial
 import numpy as np
 
 from netc.backends.cuda.device import Argument, Device
+from netc.backends.cuda.device_form import lay_out_alike
 from netc.backends.cuda.elementwise import FLOAT_BYTES, PACKS, THREADS, blocks_for, pack_of
 from netc.backends.cuda.kernel import Variant
 from netc.backends.cuda.launch import Launch, in_order
 from netc.backends.cuda.memory import Memory
 from netc.backends.cuda.stream import DRAWN, advance_draw, stream_key
-from netc.backends.form import Form, Maker, Mode, Run
+from netc.backends.form import NHWC, PLAIN, Form, Maker, Mode, Run
 from netc.graph import Node
 from netc.layer import Buffers, Layer, Scratch
 from netc.layer.base import count
@@ -82,9 +83,18 @@ class DropoutForm(Form):
     def __init__(self, nodes: Sequence[Node], rule: Rule, drops: bool, mode: Mode, device: Device) -> None:
         super().__init__(nodes)
         self.device, self.rule, self.drops = device, rule, drops
+        lay_out_alike(self, self._layout())
         if drops and mode.backward and self.needs_backward:
             bits = -(-count(self.inputs[0].shape) // DRAWN)
             self.saved = {"mask": Scratch((bits,), np.uint8)}
+
+    def _layout(self) -> str:
+        """The bottom's, but plain where numbers are drawn for elements that follow each other otherwise."""
+        value = self.inputs[0]
+        if value.layout == NHWC and self.drops:
+            channels, cells = value.shape[1], count(value.shape[2:])
+            return NHWC if 1 in (channels, cells) else PLAIN
+        return value.layout
 
     def forward(self, b: Buffers) -> Run | None:
         device, rule = self.device, self.rule

@@ -140,6 +140,7 @@ class Sum(DeviceForm):
 
     def __init__(self, nodes: Sequence[Node], device: Device) -> None:
         super().__init__(nodes, device)
+        self.keep_layout()
         first = nodes[0].layer
         self.coefficients: list[float] = first.coefficients  # type: ignore[attr-defined]
         self.slope = NO_RELU
@@ -168,6 +169,10 @@ class Product(DeviceForm):
 
     variant = "product"
 
+    def __init__(self, nodes: Sequence[Node], device: Device) -> None:
+        super().__init__(nodes, device)
+        self.keep_layout()
+
     def forward(self, b: Buffers) -> Run | None:
         return multiply(self.device, [self.memory(x) for x in b.bottoms], self.memory(b.tops[0]))
 
@@ -193,6 +198,10 @@ class Maximum(DeviceForm):
     """The maximum of the bottoms."""
 
     variant = "maximum"
+
+    def __init__(self, nodes: Sequence[Node], device: Device) -> None:
+        super().__init__(nodes, device)
+        self.keep_layout()
 
     def forward(self, b: Buffers) -> Run | None:
         x = [self.memory(bottom) for bottom in b.bottoms]

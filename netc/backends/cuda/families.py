@@ -11,14 +11,15 @@ from netc.backends.form import Maker
 
 # Modules beside this one. Those with kernels have VARIANTS, a table or its rows; those with forms have FORMS.
 NAMES: Final = (
-    *("conv", "conv_mma", "winograd", "depthwise", "channel_sum", "conv_form"),
+    *("conv", "conv_mma", "winograd", "depthwise", "depthwise_last", "channel_sum", "conv_form"),
+    *("conv_last_images", "conv_last", "conv_last_weights"),
     *("gemm", "dense"),
     *("pool", "lrn", "bn", "bn_form", "softmax", "loss", "loss_form"),
     *("activation", "dropout", "stream"),
     *("eltwise", "scale", "reduce", "axpy", "split"),
     *("concat", "crop", "permute", "tile", "im2col", "embed"),
     *("recurrent_steps", "recurrent"),
-    *("fill", "update", "augment"),
+    *("fill", "update", "augment", "journal"),
 )
 
 

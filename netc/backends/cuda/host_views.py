@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from netc.backends.cuda.arrays import empty_like, in_memory_order, is_turned
 from netc.backends.cuda.device import Device
 
-Place = tuple[int, tuple[int, ...], str]  # address, shape, type
+Place = tuple[int, tuple[int, ...], str, bool]  # address, shape, type, whether it is turned
 
 
 class HostViews:
@@ -23,17 +24,17 @@ class HostViews:
     def view(self, array: Any) -> np.ndarray:
         """The array's values now. The same array has the same view each time."""
         memory = self._device.memory_of(array)
-        place = (memory.address, tuple(array.shape), array.dtype.str)
+        place = (memory.address, tuple(array.shape), array.dtype.str, is_turned(array))
         if place not in self._handed_out:
-            copy = self._copies.setdefault(place, np.empty(array.shape, array.dtype))
-            self._device.download(memory, copy)
+            copy = self._copies.setdefault(place, empty_like(array))
+            self._device.download(memory, in_memory_order(copy))
             self._handed_out[place] = array
         return self._copies[place]
 
     def push(self) -> None:
         """Takes every view that was handed out since the last push to the device."""
         for place, array in self._handed_out.items():
-            self._device.upload(self._device.memory_of(array), self._copies[place])
+            self._device.upload(self._device.memory_of(array), in_memory_order(self._copies[place]))
         self._handed_out.clear()
 
     def forget(self) -> None:

@@ -55,7 +55,11 @@ class LossForm(DeviceForm):
         found = self.wrong.take() if self.wrong else None
         if found is None:
             return None
-        return label_error(self.node.layer, *found, scores.places, scores.classes, ignored)
+        first, wrong = found
+        error = label_error(self.node.layer, first, wrong, scores.places, scores.classes, ignored)
+        if wrong > scores.places:
+            error.found = f"{first:g}; {wrong} labels of several batches are out of range"
+        return error
 
 
 def fixed_normalizer(layer: Loss, default: int, outer: int, inner: int) -> float | None:

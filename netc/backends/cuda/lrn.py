@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from netc.backends.cuda.device import Argument, Device
+from netc.backends.cuda.device import Argument, Device, Grid
 from netc.backends.cuda.device_form import DeviceForm, fits
 from netc.backends.cuda.division import divisor
 from netc.backends.cuda.elementwise import PACKS, THREADS, blocks_for, pack_of
 from netc.backends.cuda.kernel import Variant
 from netc.backends.cuda.launch import Launch, in_order
 from netc.backends.cuda.memory import Memory
-from netc.backends.form import Form, Maker, Mode, Run
+from netc.backends.form import NHWC, PLAIN, Form, Maker, Mode, Run
 from netc.graph import Node
 from netc.layer import Buffers, Scratch
 from netc.layer.base import Shape, count
@@ -27,12 +27,13 @@ THREADS_OF_PROCESSOR = 1024  # so many lines at least keep a processor busy
 LEAST_CHANNELS = 32  # of a part: what is read beyond its ends is little beside it
 VARIANTS: dict[Any, Variant] = {
     **{
-        (direction, size, pack): Variant(
-            f"lrn_across_{direction} {size} pack {pack}",
+        (along, direction, size, pack): Variant(
+            f"lrn_{along}_{direction} {size} pack {pack}",
             "lrn.cu",
-            f"lrn_across_{direction}<{size}, {pack}>",
+            f"lrn_{along}_{direction}<{size}, {pack}>",
             THREADS,
         )
+        for along in ("across", "last")
         for direction in ("forward", "backward")
         for size, pack in ACROSS
     },
@@ -56,7 +57,7 @@ class Rule:
         return [np.float32(number) for number in (self.k, self.weight, self.beta)]
 
 
-def _places(device: Device, shape: Shape, pack: int) -> tuple[tuple[int, int], list[Argument]]:
+def _places(device: Device, shape: Shape, pack: int) -> tuple[Grid, list[Argument]]:
     """The grid, and what says how lines of channels are dealt out to it."""
     images, channels, *plane = shape
     packs = images * count(plane) // pack
@@ -68,47 +69,79 @@ def _places(device: Device, shape: Shape, pack: int) -> tuple[tuple[int, int], l
     return (-(-packs // THREADS), -(-channels // part_channels)), arguments
 
 
-def _pack(rule: Rule, shape: Shape, *memories: Memory) -> int:
-    divides = count(shape[2:]) % PACKS[0] == 0 and (rule.size, PACKS[0]) in ACROSS
-    return pack_of(*memories) if divides else 1
+def _packs_of_cells(shape: Shape, pack: int, overlap: int) -> tuple[Grid, list[Argument]]:
+    """The same of channels that lie side by side; blocks overlap by so many packs at both ends."""
+    packs = count(shape) // pack
+    return (-(-packs // (THREADS - 2 * overlap)),), [np.uint32(packs), *divisor(shape[1] // pack)]
 
 
-def across(device: Device, rule: Rule, shape: Shape, x: Memory, y: Memory) -> Run:
+def _over_channels(
+    device: Device, direction: str, rule: Rule, shape: Shape, layout: str, *memories: Memory
+) -> Run:
+    """Binds a kernel over windows of channels."""
+    neighbours = shape[1] if layout == NHWC else count(shape[2:])
+    packs = neighbours % PACKS[0] == 0 and (rule.size, PACKS[0]) in ACROSS
+    pack = pack_of(*memories) if packs else 1
+    if layout == NHWC:
+        overlap = -(-(rule.size // 2) // pack) if direction == "backward" else 0
+        along, (grid, places) = "last", _packs_of_cells(shape, pack, overlap)
+    else:
+        along, (grid, places) = "across", _places(device, shape, pack)
+    variant = VARIANTS[along, direction, rule.size, pack]
+    return Launch.of(device, variant, grid, (*places, *rule.numbers(), *memories))
+
+
+def across(device: Device, rule: Rule, shape: Shape, x: Memory, y: Memory, layout: str = PLAIN) -> Run:
     """y over windows of channels; the size must be one of ACROSS."""
-    pack = _pack(rule, shape, x, y)
-    grid, places = _places(device, shape, pack)
-    return Launch.of(device, VARIANTS["forward", rule.size, pack], grid, (*places, *rule.numbers(), x, y))
+    return _over_channels(device, "forward", rule, shape, layout, x, y)
 
 
-def across_backward(device: Device, rule: Rule, shape: Shape, x: Memory, dy: Memory, dx: Memory) -> Run:
+def across_backward(
+    device: Device, rule: Rule, shape: Shape, x: Memory, dy: Memory, dx: Memory, layout: str = PLAIN
+) -> Run:
     """dx over windows of channels."""
-    pack = _pack(rule, shape, x, dy, dx)
-    grid, places = _places(device, shape, pack)
-    arguments = (*places, *rule.numbers(), x, dy, dx)
-    return Launch.of(device, VARIANTS["backward", rule.size, pack], grid, arguments)
+    return _over_channels(device, "backward", rule, shape, layout, x, dy, dx)
 
 
-def _planes(rule: Rule, shape: Shape) -> list[Argument]:
-    height, width = shape[2:]
+def _planes(rule: Rule, shape: Shape, layout: str) -> list[Argument]:
+    channels, height, width = shape[1:]
+    step = channels if layout == NHWC else 1
     numbers = (np.float32(rule.weight), np.float32(rule.beta))
-    sizes = (np.uint32(count(shape)), *divisor(height), *divisor(width), np.int32(rule.size // 2))
-    return [*sizes, *numbers]
+    sizes = (np.uint32(count(shape)), *divisor(height), *divisor(width), *divisor(step))
+    return [*sizes, np.int32(rule.size // 2), *numbers]
 
 
-def within(device: Device, rule: Rule, shape: Shape, x: Memory, scale: Memory | None, y: Memory) -> Run:
+def within(
+    device: Device,
+    rule: Rule,
+    shape: Shape,
+    x: Memory,
+    scale: Memory | None,
+    y: Memory,
+    layout: str = PLAIN,
+) -> Run:
     """y over windows of cells, k being 1; `scale` gets s."""
     grid = (blocks_for(device, count(shape), 1),)
-    return Launch.of(device, VARIANTS["lrn_within_forward"], grid, (*_planes(rule, shape), x, scale, y))
+    arguments = (*_planes(rule, shape, layout), x, scale, y)
+    return Launch.of(device, VARIANTS["lrn_within_forward"], grid, arguments)
 
 
 def within_backward(
-    device: Device, rule: Rule, shape: Shape, x: Memory, scale: Memory, dy: Memory, ratios: Memory, dx: Memory
+    device: Device,
+    rule: Rule,
+    shape: Shape,
+    x: Memory,
+    scale: Memory,
+    dy: Memory,
+    ratios: Memory,
+    dx: Memory,
+    layout: str = PLAIN,
 ) -> Run | None:
     """dx over windows of cells; `ratios` is room for as many floats."""
     elements = count(shape)
     grid = (blocks_for(device, elements, 1),)
     first = (np.uint32(elements), np.float32(rule.beta), x, scale, dy, ratios)
-    second = (*_planes(rule, shape), x, scale, ratios, dy, dx)
+    second = (*_planes(rule, shape, layout), x, scale, ratios, dy, dx)
     return in_order(
         Launch.of(device, VARIANTS["lrn_within_ratios"], grid, first),
         Launch.of(device, VARIANTS["lrn_within_backward"], grid, second),
@@ -123,16 +156,17 @@ class AcrossForm(DeviceForm):
     def __init__(self, nodes: Sequence[Node], rule: Rule, device: Device) -> None:
         super().__init__(nodes, device)
         self.rule, self.shape, self.saved = rule, self.inputs[0].shape, {}
+        self.layout = self.keep_layout()
 
     def forward(self, b: Buffers) -> Run:
         x, y = self.memory(b.bottoms[0]), self.memory(b.tops[0])
-        return across(self.device, self.rule, self.shape, x, y)
+        return across(self.device, self.rule, self.shape, x, y, self.layout)
 
     def backward(self, b: Buffers) -> Run | None:
         if b.bottom_grads[0] is None:
             return None
         x, dy, dx = (self.memory(array) for array in (b.bottoms[0], b.top_grads[0], b.bottom_grads[0]))
-        return across_backward(self.device, self.rule, self.shape, x, dy, dx)
+        return across_backward(self.device, self.rule, self.shape, x, dy, dx, self.layout)
 
 
 class WithinForm(DeviceForm):
@@ -142,20 +176,20 @@ class WithinForm(DeviceForm):
 
     def __init__(self, nodes: Sequence[Node], rule: Rule, mode: Mode, device: Device) -> None:
         super().__init__(nodes, device)
-        self.rule, self.shape = rule, self.inputs[0].shape
+        self.rule, self.shape, self.layout = rule, self.inputs[0].shape, self.keep_layout()
         self.saved = {"scale": Scratch(self.shape)} if mode.backward and self.needs_backward else {}
         self.backward_workspace = {"ratios": Scratch(self.shape)}
 
     def forward(self, b: Buffers) -> Run:
         x, y, scale = self.memory(b.bottoms[0]), self.memory(b.tops[0]), self.memory_if(b.saved.get("scale"))
-        return within(self.device, self.rule, self.shape, x, scale, y)
+        return within(self.device, self.rule, self.shape, x, scale, y, self.layout)
 
     def backward(self, b: Buffers) -> Run | None:
         if b.bottom_grads[0] is None:
             return None
         x, dy, dx = (self.memory(array) for array in (b.bottoms[0], b.top_grads[0], b.bottom_grads[0]))
         scale, ratios = self.memory(b.saved["scale"]), self.memory(b.workspace["ratios"])
-        return within_backward(self.device, self.rule, self.shape, x, scale, dy, ratios, dx)
+        return within_backward(self.device, self.rule, self.shape, x, scale, dy, ratios, dx, self.layout)
 
 
 def make_lrn(nodes: Sequence[Node], mode: Mode, device: Device) -> Form | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Final
 
 import numpy as np
@@ -24,7 +23,7 @@ from netc.backends.cuda.elementwise import (
 from netc.backends.cuda.kernel import Variant
 from netc.backends.cuda.launch import Launch
 from netc.backends.cuda.memory import Memory
-from netc.backends.form import Form, Maker, Mode, Run
+from netc.backends.form import NHWC, PLAIN, Form, Maker, Mode, Run
 from netc.graph import Node
 from netc.layer import Buffers, Shape
 from netc.layer.base import count
@@ -53,6 +52,14 @@ class Axis:
 def contiguous(shape: Shape) -> tuple[int, ...]:
     """The strides of an array of this shape, in elements."""
     return tuple(count(shape[i + 1 :]) for i in range(len(shape)))
+
+
+def strides_of(shape: Shape, layout: str) -> tuple[int, ...]:
+    """The same of a value that lies so."""
+    if layout != NHWC:
+        return contiguous(shape)
+    _, c, h, w = shape
+    return c * h * w, 1, c * w, c
 
 
 def merged(axes: Sequence[Axis]) -> list[Axis]:
@@ -126,15 +133,24 @@ def _turn(device: Device, axes: Sequence[Axis], x: Memory, y: Memory) -> Run:
     return Launch.of(device, TILES, (min(blocks, most),), [*arguments, x, y])
 
 
-def permute(device: Device, shape: Shape, order: Sequence[int], x: Memory, y: Memory) -> Run | None:
-    """y = x (of this shape) with its axes in another order: axis i of y is axis order[i] of x."""
-    strides = contiguous(shape)
-    permuted = tuple(shape[axis] for axis in order)
-    axes = [
+def permuted(shape: Shape, order: Sequence[int], layout: str = PLAIN) -> list[Axis]:
+    """The copy that gives x (of this shape, lying so) its axes in another order: axis i of y, which is plain,
+    is axis order[i] of x."""
+    strides, turned = strides_of(shape, layout), tuple(shape[axis] for axis in order)
+    return [
         Axis(shape[axis], strides[axis], stride)
-        for axis, stride in zip(order, contiguous(permuted), strict=True)
+        for axis, stride in zip(order, contiguous(turned), strict=True)
     ]
-    return copy_strided(device, axes, x, y)
+
+
+def permute(device: Device, shape: Shape, order: Sequence[int], x: Memory, y: Memory) -> Run | None:
+    """y = x, which is plain, with its axes in another order."""
+    return copy_strided(device, permuted(shape, order), x, y)
+
+
+def backwards(axes: Sequence[Axis]) -> list[Axis]:
+    """The copy from y to x."""
+    return [Axis(axis.size, axis.y, axis.x) for axis in axes]
 
 
 def part_from(memory: Memory, element: int) -> Memory:
@@ -143,24 +159,23 @@ def part_from(memory: Memory, element: int) -> Memory:
     return memory.part(start, memory.nbytes - start)
 
 
-class Reordering(DeviceForm):
-    """A bottom seen with some shape, whose axes take another order."""
+class Moving(DeviceForm):
+    """A top that is the bottom along other axes."""
 
     variant = "permute"
 
-    def __init__(self, nodes: Sequence[Node], device: Device, shape: Shape, order: Sequence[int]) -> None:
+    def __init__(
+        self, nodes: Sequence[Node], device: Device, axes: Sequence[Axis], bottom: str, top: str
+    ) -> None:
         super().__init__(nodes, device)
-        self.shape, self.order = shape, tuple(order)
-        self.turned = tuple(shape[axis] for axis in order)
-        self.back = tuple(self.order.index(axis) for axis in range(len(shape)))
+        self.axes, self.bottom_layouts, self.top_layouts = axes, [bottom], [top]
 
     def forward(self, b: Buffers) -> Run | None:
-        x, y = self.memory(b.bottoms[0]), self.memory(b.tops[0])
-        return permute(self.device, self.shape, self.order, x, y)
+        return copy_strided(self.device, self.axes, self.memory(b.bottoms[0]), self.memory(b.tops[0]))
 
     def backward(self, b: Buffers) -> Run | None:
         dy, dx = self.memory(b.top_grads[0]), self.memory(b.bottom_grads[0])
-        return permute(self.device, self.turned, self.back, dy, dx)
+        return copy_strided(self.device, backwards(self.axes), dy, dx)
 
 
 def make_permute(nodes: Sequence[Node], mode: Mode, device: Device) -> Form | None:
@@ -168,18 +183,26 @@ def make_permute(nodes: Sequence[Node], mode: Mode, device: Device) -> Form | No
     layer = nodes[0].layer
     if layer.shares_data or not fits(nodes):
         return None
-    return _reordering(nodes, device, layer.bottom_shapes[0], layer.order)  # type: ignore[attr-defined]
+    bottom, order = nodes[0].inputs[0], layer.order  # type: ignore[attr-defined]
+    axes = permuted(bottom.shape, order, bottom.layout)
+    return Moving(nodes, device, axes, bottom.layout, PLAIN) if len(merged(axes)) <= AXES else None
 
 
 def make_shuffle(nodes: Sequence[Node], mode: Mode, device: Device) -> Form | None:
     if not fits(nodes):
         return None
-    return _reordering(nodes, device, nodes[0].layer.groups, (0, 2, 1, 3))  # type: ignore[attr-defined]
-
-
-def _reordering(nodes: Sequence[Node], device: Device, shape: Shape, order: Sequence[int]) -> Form | None:
-    runs = 1 + sum(after != axis + 1 for axis, after in pairwise(order))
-    return Reordering(nodes, device, shape, order) if runs <= AXES else None
+    layout = nodes[0].inputs[0].layout
+    images, groups, members, cells = nodes[0].layer.groups  # type: ignore[attr-defined]
+    channels = groups * members
+    cell, channel = (channels, 1) if layout == NHWC else (1, cells)  # how far apart they lie
+    image = channels * cells
+    axes = [
+        Axis(images, image, image),
+        Axis(groups, members * channel, channel),
+        Axis(members, channel, groups * channel),
+        Axis(cells, cell, cell),
+    ]
+    return Moving(nodes, device, axes, layout, layout)
 
 
 FORMS: dict[tuple[str, ...], Maker] = {

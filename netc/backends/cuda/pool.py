@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 
 from netc.backends.cuda.device import Argument, Device
-from netc.backends.cuda.device_form import fits
+from netc.backends.cuda.device_form import DeviceForm, fits
 from netc.backends.cuda.division import divisor
-from netc.backends.cuda.elementwise import BLOCKS_PER_PROCESSOR, THREADS
+from netc.backends.cuda.elementwise import BLOCKS_PER_PROCESSOR, PACKS, THREADS, pack_of
 from netc.backends.cuda.kernel import Variant
 from netc.backends.cuda.launch import Launch, in_order
 from netc.backends.cuda.memory import Memory
 from netc.backends.cuda.stream import advance_draw, stream_key
-from netc.backends.form import Form, Maker, Mode, Run
+from netc.backends.form import NHWC, PLAIN, Form, Maker, Mode, Run
 from netc.graph import Node
 from netc.layer import Buffers, Scratch
 from netc.layer.base import Shape, count
@@ -26,8 +26,11 @@ from netc.proto import netc_pb2 as pb
 
 WARP = 32
 ROWS = 4  # cells of a column that a thread of the backward kernel takes
-WIDE_CELLS = 64  # windows with so many cells or more are taken by a warp each
+WIDE_CELLS = 64  # windows of planes with so many cells or more are taken by a warp each
+SHARED_CELLS = 16  # windows of channels last with so many cells or more are shared, unless there are many
+BUSY_THREADS = 1024  # of a processor: so many windows or more keep it busy, a thread each
 ANY = (0, 0)  # kernel and stride known only at run time
+PLANES = 0  # channels of a thread where those of a cell do not lie side by side
 # Kernel and stride, the same along both axes, that code is made for.
 SQUARES = {"maximum": ((2, 2), (3, 2), (3, 1), ANY), "average": ((3, 2), ANY), "expected": (ANY,)}
 METHODS = {"maximum": "Maximum", "average": "Average", "expected": "Expected"}
@@ -37,50 +40,71 @@ CHOSEN: dict[Kind, str] = {BYTE: "unsigned char", WORD: "unsigned short"}
 MOST_CELLS: dict[Kind, int] = {BYTE: 255, WORD: 65535}
 
 
-def _named(kernel: str, method: str, square: Shape, *more: str) -> str:
-    size = f"{square[0]}x{square[0]}/{square[1]}" if square != ANY else "any"
-    return " ".join((f"{kernel} {method} {size}", *more))
+def _squares(method: str, last: int) -> tuple[Shape, ...]:
+    """The squares that there is code for, but one where channels do not go into packs, which is rare."""
+    return (ANY,) if last == 1 else SQUARES[method]
 
 
-def _forward(method: str, chosen: Kind, square: Shape, wide: bool) -> Variant:
-    name = _named("pool_forward", method, square, chosen.__name__, *["wide"] * wide)
-    numbers = f"{square[0]}, {square[1]}, {str(wide).lower()}"
-    return Variant(name, "pool.cu", f"pool_forward<{METHODS[method]}, {CHOSEN[chosen]}, {numbers}>", THREADS)
+def _row(kernel: str, words: Sequence[object], last: int, *arguments: object) -> Variant:
+    shown = [kernel, *words, *([f"last {last}"] if last else [])]
+    listed = ", ".join(str(argument) for argument in arguments)
+    return Variant(" ".join(map(str, shown)), "pool.cu", f"{kernel}<{listed}>", THREADS)
 
 
-def _backward(chooses: bool, chosen: Kind, square: Shape) -> Variant:
-    name = _named("pool_backward", "chosen" if chooses else "average", square, chosen.__name__)
-    arguments = f"{str(chooses).lower()}, {CHOSEN[chosen]}, {square[0]}, {square[1]}"
-    return Variant(name, "pool.cu", f"pool_backward<{arguments}>", THREADS)
+def _size(square: Shape) -> str:
+    return f"{square[0]}x{square[0]}/{square[1]}" if square != ANY else "any"
 
 
-# Windows of more than 255 cells, whose places need two bytes, are always wide.
+def _forward(method: str, square: Shape, last: int) -> Variant:
+    arguments = (METHODS[method], CHOSEN[BYTE], *square, last)
+    return _row("pool_forward", (method, _size(square)), last, *arguments)
+
+
+def _large(method: str, chosen: Kind, last: int) -> Variant:
+    kernel, more = ("pool_forward_shared", (last,)) if last else ("pool_forward_wide", ())
+    return _row(kernel, (method, chosen.__name__), last, METHODS[method], CHOSEN[chosen], *more)
+
+
+def _backward(chooses: bool, chosen: Kind, square: Shape, last: int) -> Variant:
+    words = ("chosen" if chooses else "average", _size(square), chosen.__name__)
+    return _row("pool_backward", words, last, str(chooses).lower(), CHOSEN[chosen], *square, last)
+
+
+PACKED = (PLANES, *PACKS)
 FORWARD: dict[Any, Variant] = {
-    **{
-        (method, BYTE, square, False): _forward(method, BYTE, square, False)
-        for method, squares in SQUARES.items()
-        for square in squares
-    },
-    **{(method, BYTE, ANY, True): _forward(method, BYTE, ANY, True) for method in METHODS},
-    ("maximum", WORD, ANY, True): _forward("maximum", WORD, ANY, True),
+    (method, square, last): _forward(method, square, last)
+    for method in METHODS
+    for last in PACKED
+    for square in _squares(method, last)
+}
+# Of windows of more than 255 cells, whose places need two bytes, there are few: channels one by one will do.
+LARGE: dict[Any, Variant] = {
+    **{(method, BYTE, last): _large(method, BYTE, last) for method in METHODS for last in PACKED},
+    **{("maximum", WORD, last): _large("maximum", WORD, last) for last in (PLANES, 1)},
 }
 STOCHASTIC: dict[Any, Variant] = {
-    chosen: Variant(
-        f"pool_stochastic {chosen.__name__}", "pool.cu", f"pool_stochastic<{CHOSEN[chosen]}>", THREADS
-    )
+    (chosen, last): _row("pool_stochastic", (chosen.__name__,), last, CHOSEN[chosen], last)
     for chosen in CHOSEN
+    for last in (PLANES, 1)
 }
 BACKWARD: dict[Any, Variant] = {
-    **{(True, BYTE, square): _backward(True, BYTE, square) for square in SQUARES["maximum"]},
-    (True, WORD, ANY): _backward(True, WORD, ANY),
-    **{(False, BYTE, square): _backward(False, BYTE, square) for square in SQUARES["average"]},
+    **{
+        (chooses, BYTE, square, last): _backward(chooses, BYTE, square, last)
+        for chooses, method in ((True, "maximum"), (False, "average"))
+        for last in PACKED
+        for square in _squares(method, last)
+    },
+    **{(True, WORD, ANY, last): _backward(True, WORD, ANY, last) for last in (PLANES, 1)},
 }
-VARIANTS: dict[Any, Variant] = {**FORWARD, **STOCHASTIC, **BACKWARD}
+VARIANTS = (*FORWARD.values(), *LARGE.values(), *STOCHASTIC.values(), *BACKWARD.values())
 
 
 @dataclass(frozen=True)
 class PoolShape:
-    """Planes (N C) of `image` (H, W) cells and `output` (P, Q) windows."""
+    """Planes (N C) of `image` (H, W) cells and `output` (P, Q) windows.
+
+    channels: of an image, where those of a cell lie side by side; 0 where plane lies behind plane.
+    """
 
     planes: int
     image: Shape
@@ -88,20 +112,32 @@ class PoolShape:
     kernel: Shape
     stride: Shape
     pad: Shape
+    channels: int = 0
 
     @property
     def chosen(self) -> Kind | None:
         """What 1 + a place inside the window fits in; None where it has too many cells."""
         return next((kind for kind, most in MOST_CELLS.items() if count(self.kernel) <= most), None)
 
-    @property
-    def wide(self) -> bool:
-        return count(self.kernel) >= WIDE_CELLS
-
     def square(self, known: Sequence[Shape]) -> Shape:
         """The kernel and stride that code is made for, ANY where there is none for these."""
         (r, s), (down, across) = self.kernel, self.stride
         return (r, down) if r == s and down == across and (r, down) in known else ANY
+
+    def last(self, kind: Kind, *memories: Memory | None) -> int:
+        """The neighbouring channels that a thread takes; PLANES where none are."""
+        if not self.channels:
+            return PLANES
+        packs = kind is BYTE and self.channels % PACKS[0] == 0
+        return pack_of(*memories) if packs else PACKS[1]
+
+    def is_large(self, device: Device, kind: Kind, last: int) -> bool:
+        """Whether a window is too much for one thread."""
+        cells = count(self.kernel)
+        if not last:
+            return cells >= WIDE_CELLS
+        few = self.outputs // last < BUSY_THREADS * device.properties.processors
+        return kind is WORD or (few and cells >= SHARED_CELLS)
 
     @property
     def outputs(self) -> int:
@@ -112,11 +148,13 @@ class PoolShape:
         """Of ROWS cells of a column, in a plane's height."""
         return -(-self.image[0] // ROWS)
 
-    def arguments(self, down: int, across: int) -> list[Argument]:
+    def arguments(self, last: int, down: int, across: int) -> list[Argument]:
         """How many threads there are, in planes of `down` rows of `across`; then the windows' sizes."""
         numbers = (*self.image, *self.output, *self.kernel, *self.stride, *self.pad)
-        threads = np.uint32(self.planes * down * across)
-        return [threads, *divisor(down), *divisor(across), *(np.int32(number) for number in numbers)]
+        packs = self.channels // last if last else 1
+        threads = np.uint32(self.planes * down * across // max(last, 1))
+        places = (*divisor(down), *divisor(across), *divisor(packs))
+        return [threads, *places, *(np.int32(number) for number in numbers)]
 
 
 def forward(
@@ -129,12 +167,14 @@ def forward(
     mask: Memory | None = None,
 ) -> Run:
     """y, and for "maximum" the chosen cells (`shape.chosen`) and their places in the plane (floats)."""
-    square = ANY if shape.wide else shape.square(SQUARES[method])
     kind = (shape.chosen if method == "maximum" else None) or BYTE
-    per_block = THREADS // WARP if shape.wide else THREADS
-    arguments = (*shape.arguments(*shape.output), x, y, chosen, mask)
-    variant = FORWARD[method, kind, square, shape.wide]
-    return Launch.of(device, variant, _grid(device, shape.outputs, per_block), arguments)
+    last = shape.last(kind, x, y, chosen, mask)
+    arguments = (*shape.arguments(last, *shape.output), x, y, chosen, mask)
+    if shape.is_large(device, kind, last):
+        variant, per_block = LARGE[method, kind, last], WARP if last else THREADS // WARP
+    else:
+        variant, per_block = FORWARD[method, shape.square(_squares(method, last)), last], THREADS
+    return Launch.of(device, variant, _grid(device, shape.outputs // max(last, 1), per_block), arguments)
 
 
 def draw(
@@ -148,9 +188,10 @@ def draw(
 ) -> Run | None:
     """Stochastic pooling: y and the chosen cells of draw `number` (int64) of a stream, which moves on."""
     assert shape.chosen is not None
-    arguments = (*shape.arguments(*shape.output), x, y, chosen, *key, number)
+    last = 1 if shape.channels else PLANES
+    arguments = (*shape.arguments(last, *shape.output), x, y, chosen, *key, number)
     grid = _grid(device, shape.outputs, THREADS)
-    pooling = Launch.of(device, STOCHASTIC[shape.chosen], grid, arguments)
+    pooling = Launch.of(device, STOCHASTIC[shape.chosen, last], grid, arguments)
     return in_order(pooling, advance_draw(device, number))
 
 
@@ -158,10 +199,11 @@ def backward(device: Device, shape: PoolShape, dy: Memory, chosen: Memory | None
     """dx: from the outputs for which a cell was chosen; without `chosen` a share of each of its windows."""
     chooses = chosen is not None
     kind = (shape.chosen if chooses else None) or BYTE
-    square = shape.square(SQUARES["maximum" if chooses else "average"]) if kind is BYTE else ANY
-    threads = shape.planes * shape.groups * shape.image[1]
-    arguments = (*shape.arguments(shape.groups, shape.image[1]), dy, chosen, dx)
-    variant = BACKWARD[chooses, kind, square]
+    last = shape.last(kind, dy, chosen, dx)
+    known = _squares("maximum" if chooses else "average", last) if kind is BYTE else ()
+    threads = shape.planes * shape.groups * shape.image[1] // max(last, 1)
+    arguments = (*shape.arguments(last, shape.groups, shape.image[1]), dy, chosen, dx)
+    variant = BACKWARD[chooses, kind, shape.square(known), last]
     return Launch.of(device, variant, _grid(device, threads, THREADS), arguments)
 
 
@@ -170,30 +212,28 @@ def _grid(device: Device, work: int, per_block: int) -> tuple[int]:
     return (max(1, min(-(-work // per_block), most)),)
 
 
-class PoolForm(Form):
+class PoolForm(DeviceForm):
     """One Pooling layer."""
 
     def __init__(self, nodes: Sequence[Node], mode: Mode, device: Device) -> None:
-        super().__init__(nodes)
+        super().__init__(nodes, device)
         layer = self.node.layer
         assert isinstance(layer, Pooling)
-        self.device, self.layer = device, layer
-        self.shape = pool_shape(layer)
+        self.layer = layer
+        self.shape = pool_shape(layer, self.keep_layout())
         self.draws = layer.method == "stochastic" and layer.phase == pb.TRAIN
         self.method = "expected" if layer.method == "stochastic" else layer.method
         self.variant = f"pool {layer.method}"
-        self.backward_bottoms = self.backward_tops = ()
         self.chooses = self.draws or (self.method == "maximum" and (mode.backward and self.needs_backward))
-        if self.chooses and self.shape.chosen is not None:
-            pooled = self.outputs[0].shape
-            self.saved = {"chosen": Scratch(pooled, self.shape.chosen)}
+        kept = self.shape.chosen if self.chooses else None
+        self.saved = {} if kept is None else {"chosen": Scratch(self.outputs[0].shape, kept)}
 
     def forward(self, b: Buffers) -> Run | None:
-        x, *tops = (self.device.memory_of(array) for array in (b.bottoms[0], *b.tops))
+        x, *tops = (self.memory(array) for array in (b.bottoms[0], *b.tops))
         chosen = self._chosen(b)
         if self.draws:
             assert chosen is not None
-            key, number = stream_key(self.layer), self.device.memory_of(b.states["draw"])
+            key, number = stream_key(self.layer), self.memory(b.states["draw"])
             return draw(self.device, self.shape, x, tops[0], chosen, key, number)
         mask = tops[1] if len(tops) > 1 else None
         return forward(self.device, self.method, self.shape, x, tops[0], chosen, mask)
@@ -201,20 +241,20 @@ class PoolForm(Form):
     def backward(self, b: Buffers) -> Run | None:
         if b.bottom_grads[0] is None:
             return None
-        dx = self.device.memory_of(b.bottom_grads[0])
-        if b.top_grads[0] is None:  # of two tops only the places are given a gradient, which goes nowhere
+        dx, dy = self.memory(b.bottom_grads[0]), self.memory_if(b.top_grads[0])
+        if dy is None:  # of two tops only the places are given a gradient, which goes nowhere
             return partial(self.device.fill, dx)
-        return backward(self.device, self.shape, self.device.memory_of(b.top_grads[0]), self._chosen(b), dx)
+        return backward(self.device, self.shape, dy, self._chosen(b), dx)
 
     def _chosen(self, b: Buffers) -> Memory | None:
-        return self.device.memory_of(b.saved["chosen"]) if self.chooses else None
+        return self.memory(b.saved["chosen"]) if self.chooses else None
 
 
-def pool_shape(layer: Pooling) -> PoolShape:
+def pool_shape(layer: Pooling, layout: str = PLAIN) -> PoolShape:
     """The shape of a layer's windows."""
-    window = layer.window
-    planes = count(layer.bottom_shapes[0][:2])
-    return PoolShape(planes, layer.image, layer.output, window.kernel, window.stride, window.pad)
+    window, (images, channels) = layer.window, layer.bottom_shapes[0][:2]
+    sizes = (layer.image, layer.output, window.kernel, window.stride, window.pad)
+    return PoolShape(images * channels, *sizes, channels if layout == NHWC else 0)
 
 
 def make_pool(nodes: Sequence[Node], mode: Mode, device: Device) -> Form | None:

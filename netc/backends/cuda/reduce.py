@@ -66,7 +66,8 @@ VARIANTS = (*ROWS.values(), *SHORT_ROWS.values(), *COLUMNS.values(), ADD_SHARES,
 class Sums:
     """How the elements of arrays (outer, channels, inner) are summed up for each channel.
 
-    by_rows: which of the two kernels; chunks: how many shares each sum is made of.
+    by_rows: which of the two kernels; chunks: how many shares each sum is made of; matrices: so many such
+    arrays, with sums of their own, lie one behind the other.
     """
 
     term: str
@@ -75,6 +76,7 @@ class Sums:
     inner: int
     by_rows: bool
     chunks: int
+    matrices: int = 1
 
     @classmethod
     def plan(
@@ -90,6 +92,11 @@ class Sums:
             most = outer / (WARPS * ROWS_OF_A_WARP)
         wanted = BLOCKS_PER_PROCESSOR * device.properties.processors / across
         return cls(term, outer, channels, inner, by_rows, max(1, int(min(wanted, most))))
+
+    @classmethod
+    def of_images(cls, term: str, images: int, cells: int, channels: int) -> Sums:
+        """Over the cells of each image by itself, where the channels of a cell lie side by side."""
+        return cls(term, cells, channels, 1, False, 1, images)
 
     @property
     def short(self) -> bool:
@@ -169,7 +176,7 @@ def _first_stage(
     pack = whole if columns % whole == 0 else 1
     blocks = -(-columns // (WARP * pack)) * sums.chunks
     shape = (np.int32(sums.outer), np.int32(columns), np.int32(sums.chunks))
-    return Launch.of(device, COLUMNS[sums.term, pack], (blocks,), (*shape, *last))
+    return Launch.of(device, COLUMNS[sums.term, pack], (blocks, sums.matrices), (*shape, *last))
 
 
 def sum_middle(device: Device, outer: int, middle: int, inner: int, x: Memory, y: Memory) -> Run:

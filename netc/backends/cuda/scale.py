@@ -17,7 +17,7 @@ from netc.backends.cuda.kernel import Variant
 from netc.backends.cuda.launch import Launch, in_order
 from netc.backends.cuda.memory import Memory
 from netc.backends.cuda.reduce import Sums, sum_channels
-from netc.backends.form import Form, Maker, Mode, Run
+from netc.backends.form import NHWC, PLAIN, Form, Maker, Mode, Run
 from netc.graph import Node
 from netc.layer import Buffers
 from netc.layer.base import count
@@ -42,13 +42,16 @@ def scale(
     plus: Memory | None = None,
     kept: Memory | None = None,
     slope: float = NO_RELU,
+    image: int | None = None,
 ) -> Run:
     """y = relu(by x + bias + plus) over arrays (outer, channels, inner).
 
     by, bias: a number for each channel; plus: an array; what is None is left out. kept: a copy of x. y may be
-    x. slope: what becomes of negative results; 1 leaves them alone.
+    x. slope: what becomes of negative results; 1 leaves them alone. image: after so many elements the numbers
+    are those of the next image.
     """
-    sizes = _sizes(channels, inner, x, y, plus, kept)
+    images = (np.uint32(0), np.uint64(0)) if image is None else divisor(image)
+    sizes = (*_sizes(channels, inner, x, y, plus, kept), *images)
     return _prepare(device, "scale", x, (*sizes, x, by, bias, plus, y, kept, np.float32(slope)))
 
 
@@ -86,14 +89,36 @@ class Broadcast(DeviceForm):
         self.variant = self.node.type.lower()
         layer = self.node.layer
         self.outer, self.channels, self.inner = layer.axes  # type: ignore[attr-defined]
+        self.image: int | None = None
+        self._lay_out()
         self.scales = self.node.type == "Scale"
         self.has_bias = layer.options.bias_term if self.scales else True
         self.given = len(self.inputs) == 2  # the operand is bottom 1
         term = ("dy x, dy" if self.has_bias else "dy x") if self.scales else "dy"
-        self.sums = Sums.plan(device, term, self.outer, self.channels, self.inner)
+        self.sums = (
+            Sums.plan(device, term, self.outer, self.channels, self.inner)
+            if self.image is None
+            else Sums.of_images(term, self.outer, self.image // self.channels, self.channels)
+        )
         self.backward_workspace = self.sums.workspace
         if not (mode.backward and self.needs_backward):
             self.saved = {}
+
+    def _lay_out(self) -> None:
+        """All lies as bottom 0 does where each of its channels has a number, the images' own or not."""
+        x = self.inputs[0]
+        if x.layout != NHWC:
+            return
+        images, channels, *sides = x.shape
+        if (self.outer, self.channels) == (images, channels):
+            self.outer = images * count(sides)
+        elif (self.outer, self.channels) == (1, images * channels):
+            self.outer, self.image = images, channels * count(sides)
+        else:
+            return
+        self.channels, self.inner = channels, 1
+        self.bottom_layouts = [NHWC, PLAIN][: len(self.inputs)]
+        self.top_layouts = [NHWC]
 
     def forward(self, b: Buffers) -> Run | None:
         operand = self.memory(b.bottoms[1] if self.given else b.params[0])
@@ -101,7 +126,8 @@ class Broadcast(DeviceForm):
         x, y = self.memory(b.bottoms[0]), self.memory(b.tops[0])
         kept = self.memory_if(b.saved.get("bottom"))
         by, bias = (operand, bias) if self.scales else (None, operand)
-        return scale(self.device, self.channels, self.inner, x, y, by=by, bias=bias, kept=kept)
+        axes = self.channels, self.inner
+        return scale(self.device, *axes, x, y, by=by, bias=bias, kept=kept, image=self.image)
 
     def backward(self, b: Buffers) -> Run | None:
         return in_order(*self._sums(b), self._left_over(b), self._bottom_gradient(b))
@@ -138,7 +164,7 @@ class Broadcast(DeviceForm):
         dy, dx = self.memory(b.top_grads[0]), self.memory(b.bottom_grads[0])
         if self.scales:
             factor = self.memory(b.bottoms[1] if self.given else b.params[0])
-            return scale(self.device, self.channels, self.inner, dy, dx, by=factor)
+            return scale(self.device, self.channels, self.inner, dy, dx, by=factor, image=self.image)
         if self.node.layer.runs_in_place:
             return None
         return add(self.device, [dy], dx)

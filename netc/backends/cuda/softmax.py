@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from netc.backends.cuda.device import Argument, Device
-from netc.backends.cuda.device_form import DeviceForm, fits
+from netc.backends.cuda.device_form import DeviceForm, around_axis, fits
 from netc.backends.cuda.division import divisor
 from netc.backends.cuda.elementwise import BLOCKS_PER_PROCESSOR, THREADS
 from netc.backends.cuda.kernel import Variant
@@ -17,7 +17,6 @@ from netc.backends.cuda.memory import Memory
 from netc.backends.form import Form, Maker, Mode, Run
 from netc.graph import Node
 from netc.layer import Buffers
-from netc.layer.base import count
 from netc.layer.softmax import Softmax
 
 LANES = (1, 32, THREADS)  # threads that share the classes of a place
@@ -90,7 +89,8 @@ class SoftmaxForm(DeviceForm):
         super().__init__(nodes, device)
         layer, shape = self.node.layer, self.inputs[0].shape
         assert isinstance(layer, Softmax)
-        self.scores = Scores(count(shape[: layer.axis]), shape[layer.axis], count(shape[layer.axis + 1 :]))
+        outer, inner = around_axis(shape, layer.axis, self.keep_layout())
+        self.scores = Scores(outer, shape[layer.axis], inner)
 
     def forward(self, b: Buffers) -> Run:
         return forward(self.device, self.scores, self.memory(b.bottoms[0]), self.memory(b.tops[0]))

@@ -18,6 +18,10 @@ class Split(DeviceForm):
 
     variant = "sum"
 
+    def __init__(self, nodes: Sequence[Node], device: Device) -> None:
+        super().__init__(nodes, device)
+        self.keep_layout()
+
     def forward(self, b: Buffers) -> Run | None:
         return None  # the tops are the bottom's memory
 

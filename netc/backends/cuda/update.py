@@ -13,7 +13,9 @@ from netc.backends.cuda.device import Device
 from netc.backends.cuda.elementwise import FLOAT_BYTES, PACKS, THREADS, blocks_for, pack_of
 from netc.backends.cuda.kernel import Variant
 from netc.backends.cuda.memory import Memory
+from netc.backends.loss_scale import LEAST, MOST, PATIENCE
 from netc.backends.update_spec import UpdateSpec
+from netc.layer import Array
 
 # UpdateChunk and UpdateScalars of kernels/update.cu.
 CHUNK = np.dtype(
@@ -22,6 +24,7 @@ CHUNK = np.dtype(
 SCALARS = np.dtype(
     [("rate", "f4"), ("gradient_scale", "f4"), ("correction", "f4"), ("norm", "f4"), ("overflowed", "i4")]
 )
+NOTED = [(SCALARS.names or ()).index(name) for name in ("norm", "overflowed")]  # for the host
 CHUNK_ELEMENTS = 8192  # four sweeps of a block, each thread taking four floats and more
 
 # Solver type: the structure of update.cu, and how many history arrays it has.
@@ -107,21 +110,26 @@ def clip_gradients(
 ) -> None:
     """Sets `gradient_scale` in the scalars: `scale`, less where the L2 norm of the gradients is above `most`.
 
-    A negative `most` clips nothing. loss_scale: one number, how many times too large the gradients are; with
-    one, `overflowed` tells whether some are not finite. `sums` is room for a double for each block of
-    `blocks_for(...)`.
+    A negative `most` clips nothing. loss_scale: a LossScale of kernels/update.cu; with one, `overflowed`
+    tells whether some gradients are not finite, and it is moved on to that of the next pass. `sums` is room
+    for a double for each block of `blocks_for(...)`.
     """
     count, pack = gradient.nbytes // FLOAT_BYTES, pack_of(gradient)
     blocks = blocks_for(device, count, pack)
     kernel = device.load(SQUARE_SUMS[pack])
     device.launch(kernel, (blocks,), (THREADS,), (np.int64(count), gradient, sums))
-    arguments = (np.int32(blocks), sums, np.float32(most), np.float32(scale), loss_scale, scalars)
+    limits = (np.float32(LEAST), np.float32(MOST), np.float32(PATIENCE))
+    numbers = (np.float32(most), np.float32(scale))
+    arguments = (np.int32(blocks), sums, *numbers, loss_scale, *limits, scalars)
     device.launch(device.load(CLIP_GRADIENTS), (1,), (THREADS,), arguments)
 
 
 class DeviceUpdate:
     """A solver's update, bound to the arenas. What changes from one to the next lies in device memory, and
-    the device decides itself how far to clip, and whether to leave an update out."""
+    the device decides itself how far to clip, whether to leave an update out, and how the loss is scaled.
+
+    notes: the gradients' norm, and whether they have overflowed, where somebody wants to know.
+    """
 
     capturable = True
 
@@ -134,7 +142,7 @@ class DeviceUpdate:
         history: Sequence[Memory],
         loss_scale: Memory | None = None,
     ) -> None:
-        """loss_scale: one number, how many times too large the gradients are."""
+        """loss_scale: how many times too large the gradients are, as `netc.backends.loss_scale` has it."""
         self._device, self._spec = device, spec
         self._arrays = (data, grad, history)
         self._loss_scale = loss_scale
@@ -142,10 +150,15 @@ class DeviceUpdate:
         self._chunks = chunks_of(spec.runs)
         self._chunk_memory = device.allocate(max(self._chunks.nbytes, 1), "update chunks")
         device.upload(self._chunk_memory, self._chunks)
-        self._scalars = device.allocate(SCALARS.itemsize, "update scalars")
+        self._array = array = device.allocate_array(SCALARS.itemsize, "update scalars")
+        self._scalars = device.memory_of(array, "update scalars")
         blocks = blocks_for(device, grad.nbytes // FLOAT_BYTES, 1)
         self._sums = device.allocate(blocks * np.dtype(np.float64).itemsize, "sums of squares")
         self._needs_norm = spec.clip >= 0 or loss_scale is not None
+        self.notes: list[Array] = []
+        if self._needs_norm:
+            numbers = array.view(np.float32)
+            self.notes = [numbers[place : place + 1] for place in NOTED]
         self._prepared: tuple[float, float] | None = None
 
     def prepare(self, iteration: int, rate: float) -> None:
@@ -176,11 +189,16 @@ class DeviceUpdate:
         if not self._needs_norm:
             return True
         scalars = self._device.download(self._scalars, np.empty(1, SCALARS))[0]
-        if scalars["overflowed"]:
-            return False
-        if self._spec.clip >= 0:
-            clip_scale(float(scalars["norm"]), self._spec.clip)
-        return True
+        return self._say_outcome(float(scalars["norm"]), bool(scalars["overflowed"]))
+
+    def outcome_of(self, noted: np.ndarray) -> bool:
+        """The same of a run that has left these `notes`."""
+        return not len(noted) or self._say_outcome(float(noted[0]), bool(noted[1:].view(np.int32)[0]))
+
+    def _say_outcome(self, norm: float, overflowed: bool) -> bool:
+        if not overflowed and self._spec.clip >= 0:
+            clip_scale(norm, self._spec.clip)
+        return not overflowed
 
     def _correction(self, t: int) -> float:
         """Adam's, of the bias of its averages after t updates."""

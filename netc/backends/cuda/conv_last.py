@@ -1,0 +1,197 @@
+"""Convolution on tensor cores over channels last, to images: the table of kernels/conv_last.cu, launches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from netc.backends.cuda import conv_last_weights
+from netc.backends.cuda.conv_last_images import NUMBERS, PIECE, PIECE_BYTES, Reading, pays_to_pack, readings
+from netc.backends.cuda.conv_last_tile import Tile, choose_tile
+from netc.backends.cuda.conv_shape import ConvShape, Layouts, pieces
+from netc.backends.cuda.conv_work import Candidate, Images, workspace_of
+from netc.backends.cuda.device import Argument, Device
+from netc.backends.cuda.elementwise import FLOAT_BYTES, THREADS, blocks_for
+from netc.backends.cuda.kernel import Variant
+from netc.backends.cuda.launch import Launch, in_order
+from netc.backends.cuda.memory import Memory
+from netc.backends.form import NHWC, Run
+
+STEP_PIECES = 4  # of the filters
+WGMMA_ALIGNMENT = 512  # bytes
+
+# From large to small: rows are cells, columns output channels.
+TILES = (
+    *(
+        tile
+        for math, number in NUMBERS.items()
+        for tile in (
+            Tile(math, number, 256, 128, 64, 64, stages=3),
+            Tile(math, number, 128, 128, 64, 64, stages=4),
+            Tile(math, number, 128, 64, 64, 32, stages=4),
+            Tile(math, number, 64, 64, 32, 32, stages=4),
+        )
+    ),
+    *(
+        tile
+        for math in ("bf16", "fp16")
+        for tile in (
+            Tile(math, "float", 128, 128, 64, 64, stages=3),
+            Tile(math, "float", 128, 64, 64, 32, stages=3),
+            Tile(math, "float", 64, 64, 32, 32, stages=4),
+        )
+    ),
+)
+
+# For the GPUs of sm_90 alone, and only where they are asked for; they read images that have been packed.
+WGMMA_TILES = tuple(
+    Tile(math, number, 128, 128, 16, 128, stages=4, wgmma=True) for math, number in NUMBERS.items()
+)
+
+
+def _variant(tile: Tile) -> Variant:
+    wider = PIECE[NUMBERS[tile.math]] // PIECE[tile.number]
+    shared_bytes = tile.stages * (tile.m * wider + tile.n) * STEP_PIECES * PIECE_BYTES
+    if tile.wgmma:
+        kernel = ("conv_last_wgmma.cu", f"conv_last_wgmma<{NUMBERS[tile.math]}>")
+        more = shared_bytes + WGMMA_ALIGNMENT
+        return Variant(f"conv last {tile}", *kernel, tile.threads, more, architecture=90, specific=True)
+    kernel = ("conv_last.cu", f"conv_last<{tile.numbers}, {tile.sizes}, {tile.stages}>")
+    return Variant(f"conv last {tile}", *kernel, tile.threads, shared_bytes, architecture=80)
+
+
+DATA = {tile: _variant(tile) for tile in (*TILES, *WGMMA_TILES)}
+PACK_FILTERS = {
+    math: Variant(
+        f"pack filters last {math}", "conv_last.cu", f"pack_last_filters<{number}>", THREADS, architecture=80
+    )
+    for math, number in NUMBERS.items()
+}
+VARIANTS = (*DATA.values(), *PACK_FILTERS.values())
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a direction that makes images is computed.
+
+    source: the images that are read; rows: output channels of a group; row_stride, channel_stride: how far
+    neighbours lie apart in the filters; source_sizes, target_sizes: (height, width); target_layout: how the
+    results lie; backward: whether they are the bottom's gradient.
+    """
+
+    shape: ConvShape
+    source: Reading
+    rows: int
+    row_stride: int
+    channel_stride: int
+    source_sizes: tuple[int, int]
+    target_sizes: tuple[int, int]
+    target_layout: str
+    backward: bool
+
+    @property
+    def math(self) -> str:
+        return self.source.math
+
+    @property
+    def pieces(self) -> int:
+        """Of a filter's channels."""
+        return pieces(self.source.channels, PIECE[NUMBERS[self.math]])
+
+    @property
+    def filters(self) -> int:
+        """Their pieces."""
+        return self.source.groups * self.shape.taps * self.rows * self.pieces
+
+    @property
+    def filters_floats(self) -> int:
+        """The room that they take."""
+        return self.filters * PIECE_BYTES // FLOAT_BYTES
+
+    @property
+    def floats(self) -> int:
+        return self.filters_floats + self.source.floats
+
+    @property
+    def cells(self) -> int:
+        """Of the images, or of the first phase of them where there are several."""
+        steps = self.shape.stride if self.backward else (1, 1)
+        high, wide = (pieces(size, step) for size, step in zip(self.target_sizes, steps, strict=True))
+        return self.shape.n * high * wide
+
+    @property
+    def others(self) -> int:
+        """The products of so many groups and phases."""
+        return self.shape.group * (self.shape.stride[0] * self.shape.stride[1] if self.backward else 1)
+
+    def tiles(self, device: Device) -> list[Tile]:
+        """All that a tuner should try, of which the first should be fastest."""
+        found = [tile for tile in TILES if (tile.math, tile.number) == (self.math, self.source.number)]
+        rule = choose_tile(found, self.cells, self.rows, self.others, device.properties.processors)
+        return list(dict.fromkeys((rule, *found)))
+
+
+def plans(direction: str, math: str, shape: ConvShape, layouts: Layouts) -> list[Plan]:
+    """One for each way to read the images; a rule expects the first to be fastest."""
+    taps, depth = shape.taps, shape.group_c * shape.taps
+    x, y = (shape.h, shape.w), (shape.p, shape.q)
+    if direction == "forward":
+        found = [
+            Plan(shape, source, shape.group_k, depth, taps, x, y, layouts.y, False)
+            for source in readings(math, shape.n, shape.group, shape.group_c, shape.h * shape.w, layouts.x)
+        ]
+    else:
+        found = [
+            Plan(shape, source, shape.group_c, taps, depth, y, x, layouts.x, True)
+            for source in readings(math, shape.n, shape.group, shape.group_k, shape.p * shape.q, layouts.y)
+        ]
+    return found[::-1] if pays_to_pack(math, shape) else found
+
+
+def bind_images(device: Device, shape: ConvShape, work: Images, plan: Plan, tile: Tile) -> Run:
+    """Binds the packing of the filters and the images, and the convolution of them."""
+    room, source = workspace_of(work, plan.floats), plan.source
+    filters = room.part(0, plan.filters_floats * FLOAT_BYTES)
+    rest = room.part(filters.nbytes, source.floats * FLOAT_BYTES) if source.packed else None
+    packing, images = ([], work.source) if work.packed else source.bind(device, work.source, rest)
+    window = (shape.r, shape.s, *shape.stride, *shape.pad, *shape.dilation, shape.group)
+    pitches = (source.cell_pitch, source.group_pitch, source.pieces, plan.pieces)
+    sizes = (shape.n, *plan.source_sizes, *pitches, plan.rows, *plan.target_sizes, *window)
+    arguments: list[Argument] = [*map(np.int32, sizes), np.bool_(plan.backward)]
+    arguments += [np.bool_(plan.target_layout == NHWC), images, filters]
+    arguments += [work.bias, np.float32(work.slope), work.target]
+    grid = (tile.blocks(plan.cells, plan.rows), 1, plan.others)
+    convolution = Launch.of(device, DATA[tile], grid, arguments)
+    return in_order(_pack_filters(device, plan, work, filters), *packing, convolution)
+
+
+def _pack_filters(device: Device, plan: Plan, work: Images, filters: Memory) -> Run:
+    each = PIECE[NUMBERS[plan.math]]
+    numbers = (plan.filters * each, plan.rows, plan.source.channels, plan.pieces * each, plan.shape.taps)
+    strides = (plan.row_stride, plan.channel_stride)
+    arguments: list[Argument] = [*map(np.uint32, (*numbers, *strides)), work.w, filters]
+    blocks = blocks_for(device, plan.filters * each, 1)
+    return Launch.of(device, PACK_FILTERS[plan.math], (blocks,), arguments)
+
+
+def images_candidate(plan: Plan, tile: Tile) -> Candidate:
+    """One direction to images with a tile, which may be one of `WGMMA_TILES`."""
+    family = f"last {plan.math}{' wgmma' if tile.wgmma else ''}"
+    name = f"{family} {tile.m}x{tile.n}{' packed' if plan.source.packed else ''}"
+    bind = partial(bind_images, plan=plan, tile=tile)
+    return Candidate(family, name, bind, plan.floats, plan.source if plan.source.packed else None)
+
+
+def candidates(
+    direction: str, device: Device, shape: ConvShape, math: str, layouts: Layouts
+) -> list[Candidate]:
+    """What can run a direction; a rule expects the first to be fastest."""
+    if direction == "backward_weights":
+        return conv_last_weights.candidates(device, shape, math, layouts)
+    return [
+        images_candidate(plan, tile)
+        for plan in plans(direction, math, shape, layouts)
+        for tile in plan.tiles(device)
+    ]
