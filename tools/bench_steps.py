@@ -34,7 +34,7 @@ from netc.errors import NetcError
 from netc.proto import netc_pb2 as pb
 from netc.schema.net import read_net
 from netc.schema.solver import read_solver
-from netc.solver import get_solver
+from netc.solver import Solver
 
 BORDER: Final = 16  # pixels that images are larger than what is cropped of them
 WARM_UP: Final = 5  # iterations
@@ -101,7 +101,7 @@ def measure(net: BenchNet, iterations: int) -> dict[str, Any]:
     backend = ClockedBackend()
     rows: list[Counter[str]] = []
     with tempfile.TemporaryDirectory() as folder:
-        solver = get_solver(training(net, folder), backend=backend)
+        solver = Solver(training(net, folder), backend=backend)
         try:
             solver.step(WARM_UP)
             end = time.monotonic() + MOST_SECONDS

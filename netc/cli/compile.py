@@ -39,6 +39,12 @@ FLAGS = (
         "Leave out fuse (run chains of layers at once), layout, memory (reuse it) or recompute.",
         metavar="NAME,...",
     ),
+    Flag(
+        "layout",
+        "string",
+        "",
+        "The layout of images between layers, such as plain or nhwc; by default the backend's first.",
+    ),
     Flag("json", "bool", False, "Print JSON for other programs, in place of the table."),
     *NET_FLAGS,
     MEMORY_FLAG,
@@ -72,7 +78,9 @@ def run(flags: Flags) -> int:
             found=", ".join(sorted(unknown)),
         )
     graph = sketch(read_net(model), request)
-    listing = list_program(graph, backend, backward=phase == pb.TRAIN, without=without)
+    listing = list_program(
+        graph, backend, backward=phase == pb.TRAIN, without=without, layout=flags.layout or None
+    )
     if flags.json:
         print(json.dumps(asdict(listing), indent=2))
     else:

@@ -49,13 +49,13 @@ def run(flags: Flags) -> int:
     limit_threads(flags)
     # A device that is named is opened, or refused, before anything is read.
     named = choose_device(flags, "caffe.cpp:197") if flags.gpu.strip() else None
-    from netc.solver import get_solver, latest
+    from netc.solver import Solver, latest
 
     definition = _definition(flags)
     backend = named or choose_device(flags, "caffe.cpp:197", _gpu_of(definition))
     with ExitStack() as stack:
         hooks = _hooks(flags, stack)
-        solver = get_solver(
+        solver = Solver(
             definition,
             model=flags.model or None,
             weights=flags.weights or None,
@@ -88,9 +88,9 @@ def _check(flags: Flags) -> None:
 
 def _definition(flags: Flags) -> pb.SolverParameter:
     """The solver's message, with what the flags change in it."""
-    from netc.schema.solver import read_solver
+    from netc.solver.definition import own_definition
 
-    definition: pb.SolverParameter = read_solver(flags.solver, net=flags.model or None).message
+    definition = own_definition(flags.solver, flags.model or None)
     state = definition.train_state
     if state.level != flags.level and "level" not in flags.given:
         log.warning(

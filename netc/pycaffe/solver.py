@@ -32,7 +32,7 @@ class Solver:
     type: ClassVar[str] = ""  # the update rule; "" takes the definition's
 
     def __init__(self, solver_file: Path | pb.SolverParameter, *, weights: Path | None = None) -> None:
-        definition = own_definition(solver_file, None)
+        definition = own_definition(solver_file, None, self.type)
         seed = random_seed() if definition.random_seed < 0 else None
         if seed is not None:
             definition.random_seed = seed

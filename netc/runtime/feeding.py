@@ -62,7 +62,7 @@ def feeds_of(program: Program, sources: Mapping[LayerKey, Any]) -> list[Feed]:
             source,
             shapes,
             tops,
-            program.backend.feed_images(source, tops),
+            program.backend.feed(source, tops),
             None if source.varies or shapes_of(source) != shapes else source.tops,
         )
         for place, (node, key) in enumerate(zip(nodes, keys, strict=True))

@@ -20,7 +20,8 @@ from netc.backends.cache_folder import cache_folder
 from netc.cores import thread_count
 from netc.errors import NetcError
 from netc.graph import Graph
-from netc.layer import Layer
+from netc.layer import Array, Layer, Shape
+from netc.layer.base import count
 from netc.proto import netc_pb2 as pb
 from netc.runtime.demand import Demand
 from netc.runtime.places import ParamArrays
@@ -31,7 +32,8 @@ from netc.version import __version__
 log = logging.getLogger(__name__)
 
 LEAST_FLOPS: Final = 50_000_000  # of a pass forward: below, a choice gains less than it takes
-PASSES: Final = 3  # the least time of so many counts, after one that is not counted
+WARM_UP: Final = 1  # passes that are not counted
+PASSES: Final = 3  # of which the least time counts; the first may be one that is recorded
 
 
 def choose_layout(make_graph: Callable[[], Graph], demand: Demand, backend: Backend) -> str:
@@ -39,10 +41,11 @@ def choose_layout(make_graph: Callable[[], Graph], demand: Demand, backend: Back
 
     Where a backend has several, each is tried on a program of its own, with parameters of zeros; the answer
     is remembered for this net, batch, machine and number of threads. Small nets, nets with layers that touch
-    more than their blobs, and `deterministic` backends take the first.
+    more than their blobs, and backends that are `deterministic` or do not compare take the first.
     """
-    layouts = _fitting(backend.layouts(demand.keep_all), make_graph, demand, backend)
-    if len(layouts) == 1 or backend.deterministic:
+    compares = backend.compares_layouts and not backend.deterministic
+    layouts = _fitting(backend.layouts(demand.keep_all), make_graph, demand, backend, compares)
+    if len(layouts) == 1 or not compares:
         return layouts[0]
     graph = make_graph()
     if not all(map(_is_harmless, (node.layer for node in graph.nodes))):
@@ -70,9 +73,10 @@ def choose_layout(make_graph: Callable[[], Graph], demand: Demand, backend: Back
 
 
 def _fitting(
-    layouts: Sequence[str], make_graph: Callable[[], Graph], demand: Demand, backend: Backend
+    layouts: Sequence[str], make_graph: Callable[[], Graph], demand: Demand, backend: Backend, compares: bool
 ) -> Sequence[str]:
-    """The layouts in which a net keeps to the memory limit; all, where there is no limit or none does."""
+    """The layouts in which a net keeps to the memory limit, or the first of them unless it `compares`; all,
+    where there is no limit or none does."""
     if backend.memory_limit is None or len(layouts) == 1:
         return layouts
     fitting = []
@@ -80,6 +84,8 @@ def _fitting(
         with suppress(NetcError):
             plan_program(make_graph(), demand, backend, layout)
             fitting.append(layout)
+            if not compares:
+                break
     return fitting or layouts
 
 
@@ -98,6 +104,7 @@ def _key(graph: Graph, demand: Demand, backend: Backend) -> str:
         platform.processor() or platform.machine(),
         _processor(),
         str(thread_count()),
+        *backend.layout_facts(),
         str((demand.backward, demand.fresh, np.dtype(demand.dtype).str)),
         *([] if backend.memory_limit is None else [str(backend.memory_limit)]),
         *(str(value.shape) for value in graph.values()),
@@ -119,24 +126,30 @@ def _compile(graph: Graph, demand: Demand, backend: Backend, layout: str) -> Pro
     """The program of a graph over parameters and states of its own, all zeros."""
     params = {}
     for param in graph.params():
-        data, diff = (np.zeros(param.shape, demand.dtype) for _ in range(2))
+        data, diff = (_zeros(param.shape, demand, backend) for _ in range(2))
         params[param.layer, param.index] = ParamArrays(data, diff)
     states = States()
     states.fit(graph, backend, demand.dtype)
     return compile_program(graph, demand, backend, Arena(backend), params, states, layout)
 
 
+def _zeros(shape: Shape, demand: Demand, backend: Backend) -> Array:
+    nbytes = count(shape) * np.dtype(demand.dtype).itemsize
+    return backend.array(backend.allocate(nbytes), 0, shape, demand.dtype)
+
+
 def _time(program: Program, demand: Demand) -> float:
     """The seconds of a pass forward, and backward where that is asked for."""
-    backward = demand.backward and program.graph.phase == pb.TRAIN
+    both = demand.backward and program.graph.phase == pb.TRAIN
+    run = program.forward_backward if both else program.forward
     seconds = []
-    for _ in range(1 + PASSES):
+    for _ in range(WARM_UP + PASSES):
+        program.backend.synchronise()
         begin = time.perf_counter()
-        program.forward()
-        if backward:
-            program.backward()
+        run()
+        program.backend.synchronise()
         seconds.append(time.perf_counter() - begin)
-    return min(seconds[1:])
+    return min(seconds[WARM_UP:])
 
 
 def _read(path: Path) -> str | None:

@@ -12,9 +12,11 @@ import numpy as np
 
 from netc.backends.backend import Backend
 from netc.backends.cpu import CpuBackend
+from netc.backends.journal import Journal
+from netc.backends.loss_scale import LossScale
 from netc.backends.step import Step
 from netc.errors import NetcError
-from netc.graph import Build, Graph, Node, State, build_graph
+from netc.graph import Build, Graph, State, build_graph
 from netc.layer import Array, Closable, Shape
 from netc.passes import run_passes
 from netc.proto import netc_pb2 as pb
@@ -22,9 +24,12 @@ from netc.runtime import watch
 from netc.runtime.blob import Blob, OutputValue
 from netc.runtime.callbacks import LayerCallbacks, tell
 from netc.runtime.demand import Demand
+from netc.runtime.layer_range import nodes_of, places_of
+from netc.runtime.lending import Lending
 from netc.runtime.param_store import ParamStore
 from netc.runtime.parameters import Parameters
-from netc.runtime.program import Arena, Program, ShapeChange
+from netc.runtime.places import ParamArrays
+from netc.runtime.program import Arena, Program, Watcher
 from netc.runtime.programs import Programs, Shapes
 from netc.runtime.room import check_room
 from netc.runtime.states import States
@@ -85,20 +90,25 @@ class Net:
             dtype=np.dtype(dtype).type,
         )
         self.sources: dict[LayerKey, Any] = {}
-        self._params_seen = False
+        self._params_seen = False  # as flat arrays, of which nobody is told who holds them
+        self._lending = Lending()
         self.loss_scale: Array | None = None
         if self.scales_loss:
-            self.loss_scale = self.backend.allocate(self.demand.dtype().itemsize, "loss scale").view(dtype)
-            self.scale_loss(1.0)
+            nbytes = 2 * np.dtype(dtype).itemsize
+            self.loss_scale = self.backend.allocate(nbytes, "loss scale").view(dtype)
+            self.scale_loss(LossScale(1.0))
         self._build = Build(
             State(phase, level, frozenset(stages)), positions, {}, self.sources, self.seed, dtype
         )
         make_graph = partial(_make_graph, definition, self._build)
         try:
             graph = make_graph({})
-            lent = share_with._store.by_layer if share_with is not None else {}
+            lent = share_with._lend() if share_with is not None else {}
             check_room(graph, partial(make_graph, {}), lent, self.demand, self.backend, self.arena, histories)
-            self._store: ParamStore = ParamStore(graph, lent, self.backend, self.demand.dtype, self.seed)
+            lending = self._lending if self.demand.holds else None
+            self._store: ParamStore = ParamStore(
+                graph, lent, self.backend, self.demand.dtype, self.seed, lending
+            )
             self._programs = Programs(
                 graph,
                 make_graph,
@@ -107,7 +117,7 @@ class Net:
                 self.demand,
                 self.backend,
                 self.arena,
-                self.loss_scale,
+                None if self.loss_scale is None else self.loss_scale[:1],
             )
         except BaseException:
             self.close()
@@ -123,10 +133,14 @@ class Net:
         for path in [weights] if isinstance(weights, str) else weights or ():
             self.load_weights(path)
 
+    def _lend(self) -> Mapping[LayerKey, list[ParamArrays]]:
+        """The parameters for another net to use, which may write to them from now on."""
+        self._params_seen = True
+        return self._store.by_layer
+
     @property
     def params(self) -> dict[LayerKey, list[Blob]]:
         """The parameters of each layer that has any."""
-        self._params_seen = True
         return self._store.blobs
 
     @property
@@ -141,9 +155,9 @@ class Net:
         is_narrow = self.backend.math in self.backend.scaled_maths
         return is_narrow and self.demand.backward and not self.demand.keep_all
 
-    def scale_loss(self, scale: float) -> None:
-        """From now on all gradients are `scale` times too large."""
-        self.backend.write(self.loss_scale, np.full(1, scale, self.demand.dtype))
+    def scale_loss(self, scale: LossScale) -> None:
+        """From now on all gradients are so many times too large; updates move the scale on."""
+        self.backend.write(self.loss_scale, np.array([scale.value, scale.held], self.demand.dtype))
 
     @property
     def name(self) -> str:
@@ -197,7 +211,7 @@ class Net:
 
     def forward(self, start: str | None = None, end: str | None = None) -> float:
         """One forward pass, over all layers or from `start` to `end`, both included; the loss of what ran."""
-        return self.forward_layers(*self._range(start, end))
+        return self.forward_layers(*places_of(self.layer_names, start, end))
 
     def forward_layers(self, first: int, last: int) -> float:
         """Runs the layers of these indices, both included; the loss of what ran."""
@@ -222,16 +236,16 @@ class Net:
         if self.program.runs_in_one:
             self.program.forward_backward()
         else:
-            self._run_from(0, last)
+            self._run(0, last)
             self.program.backward()
         return self.program.loss()
 
-    def train(self, update: Sequence[Step]) -> float:
+    def train(self, update: Sequence[Step], journal: Journal | None = None) -> float | None:
         """One iteration: gradients cleared, a forward and a backward pass over all layers, and an update; the
-        loss, from before the update.
+        loss, from before the update, or None where the journal is to have it.
 
         Where nobody looks at it in between, all that can be recorded is: one piece of work in most nets.
-        update: steps that may be recorded, always the same ones.
+        update: steps that may be recorded; it and the journal are always the same ones.
         """
         if self._is_watched or not self.program.runs_in_one:
             self.clear_param_diffs()
@@ -242,13 +256,18 @@ class Net:
                     step.run()
             return loss
         self._begin(0, len(self.graph.nodes) - 1)
-        self.program.train(self._programs.to_clear, update)
-        return self.program.loss()
+        journal = journal if self.program.fits_journal else None
+        self.program.train(self._programs.to_clear, update, journal)
+        return self.program.loss() if journal is None else None
 
     def _forward(self, first: int, last: int) -> float:
         self._begin(first, last)
-        self._run_from(first, last)
-        return self.program.loss(self._chosen(first, last))
+        self._run(first, last)
+        return self.program.loss(nodes_of(self.graph, first, last))
+
+    def _run(self, first: int, last: int) -> None:
+        changed = self._params_seen or self._lending.may_have_changed()
+        self._programs.run(first, last, changed, self._watcher)
 
     @property
     def _is_watched(self) -> bool:
@@ -260,36 +279,28 @@ class Net:
         self.reshape()
         self.backend.push()
         self._programs.feed(first, last)
-        self.program.watcher = watch.log_step if self.debug_info else None
+        self.program.watcher = self._watcher
 
-    def _run_from(self, first: int, last: int) -> None:
-        """Runs the layers of these indices forward, through every change of shapes."""
-        begin, settled = first, None
-        while change := self._run_forward(begin, last, settled):
-            settled = self._programs.follow(change)
-            begin = self.graph.nodes.index(settled)
-
-    def _run_forward(self, first: int, last: int, settled: Node | None) -> ShapeChange | None:
-        self._programs.prepare(self._params_seen)
-        self.program.watcher = watch.log_step if self.debug_info else None
-        return self.program.forward(self._chosen(first, last), settled)
+    @property
+    def _watcher(self) -> Watcher | None:
+        return watch.log_step if self.debug_info else None
 
     def backward(self, start: str | None = None, end: str | None = None) -> None:
         """One backward pass, over all layers or from `start` down to `end`; parameter gradients are added
         to."""
-        self.backward_layers(*self._range(end, start)[::-1])
+        self.backward_layers(*places_of(self.layer_names, end, start)[::-1])
 
     def backward_layers(self, first: int, last: int) -> None:
         """Runs the layers of these indices backward, from `first` down to `last`, both included."""
         if not self.demand.backward:
             raise NetcError("this net was made without gradients", remedy="make it with backward=True")
         self.backend.push()
-        self.program.watcher = watch.log_step if self.debug_info else None
+        self.program.watcher = self._watcher
         if self.callbacks.around_backward:
             for layer in range(first, last - 1, -1):
                 self._backward_told(layer)
         else:
-            self.program.backward(self._chosen(last, first))
+            self.program.backward(nodes_of(self.graph, last, first))
         if self.debug_info:
             watch.log_norms(self._store.flat.data, self._store.flat.grad)
 
@@ -299,21 +310,6 @@ class Net:
             tell(self.callbacks.before_backward, layer)
             self.program.backward([node])
             tell(self.callbacks.after_backward, layer)
-
-    def _range(self, first: str | None, last: str | None) -> tuple[int, int]:
-        """The indices of two layers, by default the net's first and last."""
-        names = self.layer_names
-        for name in (first, last):
-            if name is not None and name not in names:
-                raise NetcError(f"the net has no layer {name!r}", expected=", ".join(names))
-        begin = names.index(first) if first is not None else 0
-        end = len(names) - 1 - names[::-1].index(last) if last is not None else len(names) - 1
-        return begin, end
-
-    def _chosen(self, first: int, last: int) -> list[Node] | None:
-        """The nodes of a range of indices; None for all of them."""
-        whole = first == 0 and last == len(self.graph.nodes) - 1
-        return None if whole else self.graph.nodes[first : last + 1]
 
     def clear_param_diffs(self) -> None:
         """Sets the gradients of all parameters to zero, where a backward pass would add to them."""
@@ -367,7 +363,7 @@ class Net:
         Gradients stay each net's own. Raises NetcError where shapes differ; nothing has changed then.
         """
         self._params_seen = True
-        if self._store.share(self.graph, other._store.by_layer):
+        if self._store.share(self.graph, other._lend()):
             self._programs.compile_anew()
 
     def weights(self) -> dict[LayerKey, list[np.ndarray]]:

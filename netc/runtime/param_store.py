@@ -14,6 +14,7 @@ from netc.layer.filler import fill
 from netc.layer.random import stream
 from netc.runtime.blob import Blob
 from netc.runtime.largest import naming_the_largest, param_elements
+from netc.runtime.lending import Lending
 from netc.runtime.parameters import Parameters
 from netc.runtime.places import ParamArrays
 from netc.runtime.transfer import borrow, counterparts
@@ -36,7 +37,9 @@ class ParamStore:
         backend: Backend,
         dtype: Any,
         seed: int,
+        lending: Lending | None = None,
     ) -> None:
+        """lending: lends users the values; None where nobody wants to know when they do not hold them."""
         owned = owned_params(graph, lent)
         lent = _matched(graph, lent)
         with naming_the_largest(graph.nodes, param_elements):
@@ -53,7 +56,7 @@ class ParamStore:
                 self._find_memory(node, param, lent)
                 arrays = self.arrays[param.layer, param.index]
                 self.by_layer.setdefault(param.layer, []).append(arrays)
-                self.blobs.setdefault(param.layer, []).append(_blob(arrays, backend))
+                self.blobs.setdefault(param.layer, []).append(_blob(arrays, backend, lending))
 
     def _find_memory(self, node: Node, param: Param, lent: Mapping[LayerKey, list[ParamArrays]]) -> None:
         """A parameter that is not this layer's own lies in another net's memory, or in its owner's."""
@@ -135,8 +138,11 @@ def _first_values(graph: Graph, param: Param, dtype: Any, seed: int) -> np.ndarr
         raise
 
 
-def _blob(arrays: ParamArrays, backend: Backend) -> Blob:
+def _blob(arrays: ParamArrays, backend: Backend, lending: Lending | None) -> Blob:
+    def data() -> np.ndarray:
+        return lending.lend(backend.view(arrays.data)) if lending else backend.view(arrays.data)
+
     def diff() -> np.ndarray | None:
         return None if arrays.diff is None else backend.view(arrays.diff)
 
-    return Blob(lambda: backend.view(arrays.data), diff)
+    return Blob(data, diff)

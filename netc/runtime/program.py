@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -11,21 +11,20 @@ import numpy as np
 
 from netc.backends.backend import Backend
 from netc.backends.form import PLAIN, Form, Mode
+from netc.backends.journal import Journal
 from netc.backends.selection import select_forms
 from netc.backends.step import STEP_ERRORS, ArenaForm, Step, explain
 from netc.graph import Graph, Node, Value
 from netc.layer import Array, Buffers, Shape
-from netc.passes.memory import (
-    AGAIN,
-    MemoryPlan,
-    plan_memory,
-)
+from netc.passes.memory import AGAIN, MemoryPlan, plan_memory
 from netc.passes.recompute import fit_memory
 from netc.runtime.again import AgainForm
 from netc.runtime.binding import Binding, fill_all
 from netc.runtime.demand import Demand
 from netc.runtime.places import ParamArrays, Places
 from netc.schema.layer_keys import LayerKey
+
+Watcher = Callable[[Step, Buffers], None]
 
 
 class Arena:
@@ -61,7 +60,7 @@ class Program:
     demand: Demand
     backend: Backend
     binding: Binding
-    watcher: Callable[[Step, Buffers], None] | None = None  # called after every step
+    watcher: Watcher | None = None  # called after every step
 
     def __post_init__(self) -> None:
         self._last = {value.name: value for value in self.graph.values()}
@@ -72,6 +71,8 @@ class Program:
             for value in self.graph.values()
             if value.loss_weight
         ]
+        # Whether a journal takes them: one number each, of 4 bytes.
+        self.fits_journal = all(array.size == 1 and array.dtype == np.float32 for _, _, array in self.losses)
         # What runs where nothing has to be looked at between steps: the same work, recorded where possible.
         record = self.backend.record
         self._unwatched: dict[str, Sequence[Step]] = {
@@ -79,7 +80,9 @@ class Program:
             "backward": record(self.backward_steps),
             "both": record([*self.forward_steps, *self.backward_steps]),
         }
-        self._trained_by: Sequence[Step] | None = None  # the update that "iteration" was made with
+        # The update and the journal that "iteration" was made with.
+        self._trained_by: tuple[Sequence[Step], Journal | None] | None = None
+        self._critics = [form for form in self.forms if type(form).complaint is not Form.complaint]
         self._asks_for_shapes = any(node.layer.shapes_by_value for node in self.graph.nodes)
 
     @property
@@ -150,35 +153,49 @@ class Program:
         """All forward and all backward steps, where possible as one piece of recorded work."""
         self._run("both", None)
 
-    def train(self, clear: Sequence[Array], update: Sequence[Step]) -> None:
+    def train(self, clear: Sequence[Array], update: Sequence[Step], journal: Journal | None = None) -> None:
         """A whole iteration, where possible as one piece of recorded work: all forward steps, zeros for the
-        gradients `clear`, all backward steps, an update's steps."""
-        if self._trained_by is not update:
+        gradients `clear`, all backward steps, an update's steps, the losses' way into a journal."""
+        if self._trained_by != (update, journal):
             zeros = partial(fill_all, [(gradient, 0.0) for gradient in clear])
             clearing = Step(ArenaForm("clear", runs_on_xp=True), "update", zeros)
             steps = [*self.forward_steps, clearing, *self.backward_steps, *update]
-            self._unwatched["iteration"], self._trained_by = self.backend.record(steps), update
+            if journal is not None:
+                writing = journal.writing([array for _, _, array in self.losses])
+                steps.append(Step(ArenaForm("journal"), "update", writing))
+            self._unwatched["iteration"], self._trained_by = self.backend.record(steps), (update, journal)
         self._run("iteration", None)
 
     def loss(self, nodes: Sequence[Node] | None = None) -> float:
         """The weighted sum of what the losses among all nodes, or these, have come to.
 
-        Raises NetcError where it is not a number and a step has found out why.
+        Raises NetcError where it is not a number and a step has found out why; without losses, or where users
+        look at every blob, whenever a step has found something wrong.
         """
         ran = None if nodes is None else set(nodes)
-        loss = sum(
+        found = [
             weight * total_of(self.backend.read(array))
             for producer, weight, array in self.losses
             if ran is None or producer in ran
-        )
+        ]
+        loss = sum(found)
+        if loss != loss or not found or self.demand.keep_all:
+            self.complain(ran)
+        return loss
+
+    def loss_of(self, numbers: np.ndarray) -> float:
+        """As `loss`, of an iteration that has left these numbers, of `losses` in order, in a journal."""
+        weights = (weight for _, weight, _ in self.losses)
+        loss = sum(weight * number for weight, number in zip(weights, numbers.tolist(), strict=True))
         if loss != loss:
             self.complain()
         return loss
 
-    def complain(self) -> None:
-        """Raises the NetcError of the first step that has found something wrong and could not stop for it."""
-        for form in self.forms:
-            if error := form.complaint():
+    def complain(self, nodes: Collection[Node] | None = None) -> None:
+        """Raises the NetcError of the first step, among all or those of some nodes, that has found something
+        wrong and could not stop for it."""
+        for form in self._critics:
+            if (nodes is None or form.served in nodes) and (error := form.complaint()):
                 raise error
 
     def _run(

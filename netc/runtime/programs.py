@@ -15,9 +15,10 @@ from netc.layer import Array, Shape, SourceLayer
 from netc.runtime.demand import Demand
 from netc.runtime.feeding import feeds_of
 from netc.runtime.largest import blob_elements, naming_the_largest
+from netc.runtime.layer_range import nodes_of
 from netc.runtime.layout_choice import choose_layout
 from netc.runtime.param_store import ParamStore
-from netc.runtime.program import Arena, Program, ShapeChange, compile_program
+from netc.runtime.program import Arena, Program, ShapeChange, Watcher, compile_program
 from netc.runtime.states import States
 from netc.schema.layer_keys import LayerKey
 
@@ -89,14 +90,31 @@ class Programs:
         """After parameters have come to lie elsewhere: drops all programs and makes the current one again."""
         blobs = self.current.memory
         self._compiled.clear()
-        self._use(self._compile(self.current.graph, self._shapes), self._shapes)
+        # Where layouts are chosen, reorders have been put between the nodes of the current graph.
+        graph = self.current.graph if self.demand.keep_all else self._make_graph(self._shapes)
+        self._use(self._compile(graph, self._shapes), self._shapes)
         self.current.memory[...] = blobs[: len(self.current.memory)]
 
-    def prepare(self, always: bool) -> None:
-        """Lets the current program take in changed parameters: before its first pass, or `always`."""
-        if self.unprepared or always:
-            self.current.prepare()
+    def run(self, first: int, last: int, changed: bool, watcher: Watcher | None) -> None:
+        """Runs the layers of these indices forward, through every change of shapes.
+
+        changed: whether parameters may have, since the program in use last took them in.
+        """
+        self.unprepared |= changed
+        begin, settled = first, None
+        while change := self._run(begin, last, settled, watcher):
+            settled = self._follow(change)
+            begin = self.current.graph.nodes.index(settled)
+
+    def _run(
+        self, first: int, last: int, settled: Node | None, watcher: Watcher | None
+    ) -> ShapeChange | None:
+        program = self.current
+        if self.unprepared:
+            program.prepare()
             self.unprepared = False
+        program.watcher = watcher
+        return program.forward(nodes_of(program.graph, first, last), settled)
 
     def feed(self, first: int, last: int) -> None:
         """Pulls the next batch into the tops of every data source among the layers of these indices; a batch
@@ -108,7 +126,7 @@ class Programs:
         for feed in feeding:
             feed.pull(self.backend)
 
-    def follow(self, change: ShapeChange) -> Node:
+    def _follow(self, change: ShapeChange) -> Node:
         """Turns to the program in which a node has the shapes it turned out to have; the node there."""
         step = self.current.graph.nodes.index(change.node)
         self._change({step: change.shapes}, step)

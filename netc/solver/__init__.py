@@ -3,25 +3,5 @@
 from netc.solver.hooks import Hook
 from netc.solver.snapshot import latest
 from netc.solver.solver import Solver
-from netc.solver.types import (
-    AdaDeltaSolver,
-    AdaGradSolver,
-    AdamSolver,
-    NesterovSolver,
-    RMSPropSolver,
-    SGDSolver,
-    get_solver,
-)
 
-__all__ = [
-    "AdaDeltaSolver",
-    "AdaGradSolver",
-    "AdamSolver",
-    "Hook",
-    "NesterovSolver",
-    "RMSPropSolver",
-    "SGDSolver",
-    "Solver",
-    "get_solver",
-    "latest",
-]
+__all__ = ["Hook", "Solver", "latest"]

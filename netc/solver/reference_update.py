@@ -6,8 +6,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from netc.backends.backend import Backend
 from netc.backends.clipping import clip_scale
+from netc.backends.loss_scale import LossScale
 from netc.backends.update_spec import UpdateSpec
 from netc.layer.base import Array
 from netc.solver.rules import Rule
@@ -43,8 +46,8 @@ class ReferenceUpdate:
         loss_scale: Array | None = None,
         block: int = BLOCK,
     ) -> None:
-        """block: elements that `xp` takes at once; loss_scale: one number, how many times too large the
-        gradients are."""
+        """block: elements that `xp` takes at once; loss_scale: how many times too large the gradients are, as
+        `netc.backends.loss_scale` has it."""
         self.backend, self.xp = backend, backend.xp
         self.rule, self.spec = rule, spec
         self._data, self._grad, self._history = data, grad, history
@@ -89,11 +92,15 @@ class ReferenceUpdate:
         return self._applied
 
     def _take_back(self, loss_scale: Array) -> bool:
-        """Divides the gradients by the loss scale; False, with nothing changed, where they overflowed."""
-        if not bool(self.xp.isfinite(self._grad).all()):
-            return False
-        self.xp.multiply(self._grad, 1 / float(self.backend.read(loss_scale)[0]), out=self._grad)
-        return True
+        """Divides the gradients by the loss scale, and moves that on; False where they overflowed."""
+        value, held = self.backend.read(loss_scale).tolist()
+        fits = bool(self.xp.isfinite(self._grad).all())
+        if fits:
+            self.xp.multiply(self._grad, 1 / value, out=self._grad)
+        scale = LossScale(value, int(held))
+        scale.note(fits)
+        self.backend.write(loss_scale, np.array([scale.value, scale.held], loss_scale.dtype))
+        return fits
 
     def _apply_blocks(self) -> None:
         xp = self.xp

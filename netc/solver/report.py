@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from netc.runtime import OutputValue
+from netc.runtime import Net, OutputValue
+from netc.solver.waiting import WaitingSpan
 
 log = logging.getLogger(__name__)
 
@@ -17,18 +18,9 @@ def say(source: str, message: str, *args: object) -> None:
     log.info(message, *args, extra={"source": source})
 
 
-def say_iteration(iteration: int, done: int, seconds: float, display: int, loss: float) -> None:
-    """Progress since the last such line: `done` iterations in `seconds`."""
-    per_second = done / (seconds or 1)
-    say(
-        "solver.cpp:239",
-        "Iteration %d (%g iter/s, %gs/%d iters), loss = %g",
-        iteration,
-        per_second,
-        seconds,
-        display,
-        loss,
-    )
+def say_whole_waiting(seconds: float, share: float) -> None:
+    """How much of a whole run was spent on waiting for data."""
+    log.info("Training took %.1f s, of which %.1f%% was waiting for data", seconds, 100 * share)
 
 
 def say_waiting(share: float) -> None:
@@ -37,9 +29,23 @@ def say_waiting(share: float) -> None:
         log.info("Waited for data in %.0f%% of that time", 100 * share)
 
 
-def say_whole_waiting(seconds: float, share: float) -> None:
-    """How much of a whole run was spent on waiting for data."""
-    log.info("Training took %.1f s, of which %.1f%% was waiting for data", seconds, 100 * share)
+class Progress:
+    """What a display tells of the time since the one before."""
+
+    def __init__(self, nets: Sequence[Net], iteration: int) -> None:
+        self._nets = nets
+        self._begin(iteration)
+
+    def _begin(self, iteration: int) -> None:
+        self._iteration, self._span = iteration, WaitingSpan(self._nets)
+
+    def say(self, iteration: int, display: int, loss: float) -> None:
+        """The lines of a display. display: the interval of displays; loss: the mean to show."""
+        done, seconds = iteration - self._iteration, round(self._span.seconds, 6)
+        line = "Iteration %d (%g iter/s, %gs/%d iters), loss = %g"
+        say("solver.cpp:239", line, iteration, done / (seconds or 1), seconds, display, loss)
+        say_waiting(self._span.share)
+        self._begin(iteration)
 
 
 def say_train_outputs(outputs: Iterable[OutputValue]) -> None:

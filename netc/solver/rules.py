@@ -15,6 +15,7 @@ from typing import ClassVar
 from netc.errors import NetcError
 from netc.layer.base import Array
 from netc.proto import netc_pb2 as pb
+from netc.schema.positions import Positions
 
 
 class Rule:
@@ -24,9 +25,11 @@ class Rule:
     history_count: ClassVar[int] = 1  # arrays of the parameters' layout that outlive an iteration
     scratch_count: ClassVar[int] = 1
 
-    def __init__(self, definition: pb.SolverParameter) -> None:
+    def __init__(self, definition: pb.SolverParameter, positions: Positions | None = None) -> None:
+        """positions: where the definition's fields stand in its file. Raises as `check`."""
         self.momentum: float = definition.momentum
         self.delta: float = definition.delta
+        self._positions = positions
         self.check(definition)
 
     def check(self, definition: pb.SolverParameter) -> None:
@@ -44,6 +47,7 @@ class Rule:
     def _refuse(self, field: str, found: float, expected: str) -> NetcError:
         return NetcError(
             f"{self.type} cannot run with {field}: {found:g}",
+            at=self._positions.at(field) if self._positions else None,
             expected=expected,
             found=f"{found:g}",
             remedy=f"set {field} in the solver to {expected}, or choose another solver type",
@@ -121,9 +125,9 @@ class RMSProp(Rule):
 
     type = "RMSProp"
 
-    def __init__(self, definition: pb.SolverParameter) -> None:
+    def __init__(self, definition: pb.SolverParameter, positions: Positions | None = None) -> None:
         self.decay: float = definition.rms_decay
-        super().__init__(definition)
+        super().__init__(definition, positions)
 
     def check(self, definition: pb.SolverParameter) -> None:
         if definition.momentum != 0:
@@ -179,10 +183,10 @@ class Adam(Rule):
     type = "Adam"
     history_count = 2
 
-    def __init__(self, definition: pb.SolverParameter) -> None:
+    def __init__(self, definition: pb.SolverParameter, positions: Positions | None = None) -> None:
         self.momentum2: float = definition.momentum2
         self.correction = 1.0
-        super().__init__(definition)
+        super().__init__(definition, positions)
 
     def check(self, definition: pb.SolverParameter) -> None:
         for field in ("momentum", "momentum2"):

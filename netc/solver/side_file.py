@@ -9,7 +9,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import logging
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,9 @@ import numpy as np
 
 from netc.errors import NetcError
 from netc.runtime import Net
+from netc.solver.threads import thread_count
+
+log = logging.getLogger(__name__)
 
 FORMAT = "netc solver side file"
 VERSION = 1
@@ -92,6 +97,22 @@ class SideState:
     files: list[FileMark]  # the weights, the solver state
     kernels: dict[str, str] = field(default_factory=dict)  # kernel choices by layer
     loss_scale: dict[str, Any] = field(default_factory=dict)  # of 16-bit training
+
+
+def restore_nets(nets: Sequence[Net], side: SideState) -> None:
+    """Puts nets where they were, and warns of all that may come out otherwise than in the snapshot's run."""
+    if len(side.nets) != len(nets):
+        log.warning("the snapshot's run had %d test nets, this one has %d", len(side.nets) - 1, len(nets) - 1)
+    for net, state in zip(nets, side.nets, strict=False):
+        misfits = state.restore(net)
+        if misfits:
+            log.warning("not found again in the snapshot or in net %r: %s", net.name, ", ".join(misfits))
+    if side.threads != thread_count():
+        log.warning(
+            "the snapshot's run used %d threads, this one uses %d: results may differ in the last bits",
+            side.threads,
+            thread_count(),
+        )
 
 
 def write_side_state(path: Path, side: SideState) -> None:

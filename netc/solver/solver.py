@@ -4,36 +4,26 @@ from __future__ import annotations
 
 import logging
 import os
-import secrets
 from collections.abc import Iterable, Sequence
-from typing import ClassVar
 
 from netc.backends.backend import Backend
 from netc.backends.cpu import CpuBackend
+from netc.backends.loss_scale import LossScale
 from netc.proto import netc_pb2 as pb
 from netc.runtime import Net, OutputValue
-from netc.schema.state import SolverState, check_state_size
+from netc.schema.state import SolverState
 from netc.schema.text import format_text
-from netc.schema.weights import check_binary_size, check_hdf5_names
-from netc.solver.definition import own_definition, rule_class
-from netc.solver.divergence import Divergence
+from netc.solver.definition import own_definition, rule_class, seed_of
 from netc.solver.hooks import Hook
 from netc.solver.iteration import Iteration
-from netc.solver.loss_scale import LossScale
-from netc.solver.loss_window import LossWindow
+from netc.solver.losses import Losses
 from netc.solver.nets import NetSpec, test_net_specs, train_net_spec
 from netc.solver.policy import Schedule
-from netc.solver.report import (
-    say,
-    say_iteration,
-    say_test_outputs,
-    say_train_outputs,
-    say_waiting,
-    say_whole_waiting,
-)
+from netc.solver.report import Progress, say, say_test_outputs, say_train_outputs, say_whole_waiting
 from netc.solver.scores import mean_scores
-from netc.solver.side_file import FileMark, NetState, SideState
+from netc.solver.side_file import FileMark, NetState, SideState, restore_nets
 from netc.solver.snapshot import Snapshot, SnapshotNames, check_writable, read_snapshot, write_snapshot
+from netc.solver.snapshot_size import check_fits_snapshot, takes_snapshots
 from netc.solver.threads import thread_count
 from netc.solver.update import Updater
 from netc.solver.waiting import WaitingSpan
@@ -51,10 +41,9 @@ class Solver:
 
     param: the definition; net, test_nets: the nets; iter: the number of updates made; lr: the rate of the
     last update; loss: the last iteration's loss (from before its update); smoothed_loss: its mean over
-    `average_loss` iterations; stopped: whether the last `solve` was ended by a request. Raises NetcError.
+    `average_loss` iterations; stopped: whether the last `solve` was ended by a request. A hook that asks for
+    a loss makes the iterations wait for it, where they run on a device. Raises NetcError.
     """
-
-    type: ClassVar[str] = ""  # the update rule; "" takes the definition's
 
     def __init__(
         self,
@@ -72,39 +61,31 @@ class Solver:
         self.backend = backend or CpuBackend()
         self.iter = 0
         self.lr = 0.0
-        self.loss = 0.0
         self.stopped = False
         self._stop_requested = False
         self._snapshot_requested = False
         self._snapshot_iter: int | None = None  # the iteration that a snapshot on disk already holds
-        self._divergence = Divergence(self.param.base_lr)
-        self._window = LossWindow(self.param.average_loss)
-        self._window_restored = False
+        self._losses = Losses(self.param.average_loss, self.param.base_lr)
         self._weights = [*self.param.weights, *([weights] if isinstance(weights, str) else weights or ())]
         say(
             "solver.cpp:45", "Initializing solver from parameters: \n%s", format_text(self.param).rstrip("\n")
         )
         self._check_device()
         self._schedule = Schedule(self.param)
-        self._rule = rule_class(self.type or self.param.type)(self.param)
-        self._check_snapshots()
-        self._make_nets(self._choose_seed())
+        self._rule = rule_class(self.param.type)(self.param)
+        if takes_snapshots(self.param):
+            check_writable(self.param.snapshot_prefix)
+        self._make_nets(seed_of(self.param))
         say("solver.cpp:57", "Solver scaffolding done.")
 
     def _check_device(self) -> None:
         if self.param.solver_mode == pb.SolverParameter.GPU and isinstance(self.backend, CpuBackend):
             log.warning("solver_mode is GPU, but there is no GPU to run on: training on the CPU")
-
-    def _choose_seed(self) -> int:
-        if self.param.random_seed >= 0:
-            return int(self.param.random_seed)
-        seed = secrets.randbits(31)
-        log.info("random_seed of this run: %d (random_seed: %d in the solver repeats it)", seed, seed)
-        return seed
-
-    def _check_snapshots(self) -> None:
-        if self.param.snapshot > 0 or self.param.snapshot_after_train:
-            check_writable(self.param.snapshot_prefix)
+        if self.backend.math in self.backend.scaled_maths and self.keep == "all":
+            log.warning(
+                "gradients below 6e-8 are lost in %s: where all blobs are kept, the loss is not scaled",
+                self.backend.math,
+            )
 
     def _make_nets(self, seed: int) -> None:
         """Builds the train net and the test nets; these share its parameters and its memory."""
@@ -114,7 +95,8 @@ class Solver:
         self.net = self._make_net(spec, seed)
         self.test_nets: list[Net] = []
         try:
-            self._check_size()
+            if takes_snapshots(self.param):
+                check_fits_snapshot(self.param, self.net, self._rule.history_count)
             for index, spec in enumerate(test_net_specs(self.param)):
                 say("solver.cpp:190", "Creating test net (#%d) specified by %s", index, spec.origin)
                 self.test_nets.append(self._make_net(spec, seed + 1 + index, self.net))
@@ -152,18 +134,6 @@ class Solver:
             raise
         return net
 
-    def _check_size(self) -> None:
-        """Refuses what snapshots cannot hold now, rather than at the first one."""
-        if not (self.param.snapshot > 0 or self.param.snapshot_after_train):
-            return
-        if self.param.snapshot_format == pb.SolverParameter.HDF5:
-            check_hdf5_names(self.net.params)
-        else:
-            shapes = {name: [blob.shape for blob in blobs] for name, blobs in self.net.params.items()}
-            check_binary_size(self.net.definition, shapes, self.param.snapshot_diff)
-            segments = self.net.parameters.segments
-            check_state_size([segment.shape for segment in segments] * self._rule.history_count)
-
     def close(self) -> None:
         """Closes the nets' data sources."""
         for net in self._nets:
@@ -174,9 +144,25 @@ class Solver:
         return self.net, *self.test_nets
 
     @property
+    def loss(self) -> float:
+        """The last iteration's loss, from before its update."""
+        self.settle()
+        return self._losses.last
+
+    @property
     def smoothed_loss(self) -> float:
         """The mean loss over the last `average_loss` iterations of this run."""
-        return self._window.smoothed
+        self.settle()
+        return self._losses.smoothed
+
+    def settle(self) -> None:
+        """Returns when all iterations asked for are done, and what they came to is known.
+
+        `step`, tests and snapshots do so themselves; a device may be iterations behind elsewhere. Raises
+        NetcError where one of them has met with labels that are no classes.
+        """
+        for iteration, loss in self._iteration.settle():
+            self._losses.take(iteration, loss)
 
     def request_stop(self) -> None:
         """Asks `solve` and `step` to finish the iteration and return; safe in a signal handler."""
@@ -212,8 +198,9 @@ class Solver:
 
     def _finish(self) -> None:
         """The loss and the test that follow the last update."""
+        self._losses.look_at_parameters(self.net, self.iter)
         if self._is_due(self.param.display):
-            loss = self._window.add(self.net.forward())
+            loss = self._losses.with_last(self.net.forward())
             say("solver.cpp:327", "Iteration %d, loss = %g", self.iter, loss)
         if self._is_due(self.param.test_interval):
             self.test_all()
@@ -222,13 +209,13 @@ class Solver:
     def step(self, iterations: int = 1) -> None:
         """Makes this many updates, with the tests, displays and snapshots that fall due on the way."""
         self.stopped = False
-        if not self._window_restored:
-            self._window = LossWindow(self.param.average_loss)
-        self._window_restored = False
-        self._shown, self._shown_iter = WaitingSpan(self._nets), self.iter
+        self.settle()
+        self._losses.begin()
+        self._progress = Progress(self._nets, self.iter)
         stop = self.iter + iterations
         while self.iter < stop and not self.stopped:
             self._iterate()
+        self.settle()
 
     def _iterate(self) -> None:
         waits = any(hook.waits_for_gradients for hook in self.hooks)
@@ -244,9 +231,11 @@ class Solver:
         self.net.debug_info = display and self.param.debug_info
         if in_one:
             self.lr = self._schedule.rate(self.iter)
-            self._take_loss(self._iteration.run(self.iter, self.lr))
+            self._iteration.run(self.iter, self.lr)
         else:
-            self._take_loss(self._iteration.sum_gradients())
+            self._iteration.sum_gradients(self.iter)
+        if display or self._iteration.must_settle:
+            self.settle()
         if display:
             self._show()
         self._tell("on_gradients")
@@ -255,9 +244,7 @@ class Solver:
         if display:
             say("sgd_solver.cpp:112", "Iteration %d, lr = %g", self.iter, self.lr)
             self._tell("on_display")
-        if in_one:
-            self._iteration.settle(self.iter)
-        else:
+        if not in_one:
             self._iteration.update(self.iter, self.lr)
         self.iter += 1
         self._tell("on_iteration")
@@ -282,18 +269,9 @@ class Solver:
             self.stopped = True
         return self.stopped
 
-    def _take_loss(self, loss: float) -> None:
-        """Takes an iteration's loss into the window."""
-        self.loss = loss
-        self._window.add(self.loss)
-        self._divergence.look_at_loss(loss, self.iter)
-
     def _show(self) -> None:
-        self._divergence.look_at_parameters(self.net, self.iter)
-        done, seconds = self.iter - self._shown_iter, self._shown.seconds
-        say_iteration(self.iter, done, round(seconds, 6), self.param.display, self.smoothed_loss)
-        say_waiting(self._shown.share)
-        self._shown, self._shown_iter = WaitingSpan(self._nets), self.iter
+        self._losses.look_at_parameters(self.net, self.iter)
+        self._progress.say(self.iter, self.param.display, self.smoothed_loss)
         say_train_outputs(self.net.output_values())
 
     def _tell(self, event: str, *facts: object) -> None:
@@ -306,6 +284,7 @@ class Solver:
         A stop that is requested meanwhile takes effect at once; the test nets go back to where they were
         before.
         """
+        self.settle()
         before = [NetState.of(net) for net in self.test_nets]
         for index in range(len(self.test_nets)):
             results = self._test(index)
@@ -329,7 +308,8 @@ class Solver:
         )
         if scores is None:
             return None
-        if self.param.test_compute_loss:
+        # Of no batches Caffe prints the quotient of two zeros.
+        if self.param.test_compute_loss and self.param.test_iter[index]:
             say("solver.cpp:401", "Test loss: %g", scores.loss)
         return scores.outputs
 
@@ -338,6 +318,8 @@ class Solver:
 
         Call it between steps; a hook or another thread asks for one with `request_snapshot`.
         """
+        self.settle()
+        self._losses.look_at_parameters(self.net, self.iter)
         self._snapshot_requested = False
         names = SnapshotNames.at(self.param.snapshot_prefix, self.iter, self.param.snapshot_format)
         state = SolverState(
@@ -359,7 +341,7 @@ class Solver:
             iteration=self.iter,
             seed=self.seed,
             threads=thread_count(),
-            loss_window=self._window.state(),
+            loss_window=self._losses.state(),
             nets=[NetState.of(net) for net in self._nets],
             files=files,
             loss_scale=scale.state() if (scale := self._iteration.loss_scale) else {},
@@ -372,6 +354,7 @@ class Solver:
         Raises NetcError where the snapshot is not whole, or not of this net and solver type; nothing has
         changed then.
         """
+        self.settle()
         snapshot = read_snapshot(path)
         self._updater.check_history(snapshot.state.history)
         self._take_seed(snapshot)
@@ -382,7 +365,7 @@ class Solver:
         self.iter = snapshot.state.iteration
         self._schedule.current_step = snapshot.state.current_step
         self._snapshot_iter = self.iter
-        self._window_restored = False
+        self._losses.forget()
         if snapshot.side is not None:
             self._take_side(snapshot.side)
         else:
@@ -409,23 +392,7 @@ class Solver:
         self._make_nets(side.seed)
 
     def _take_side(self, side: SideState) -> None:
-        nets = self._nets
-        if len(side.nets) != len(nets):
-            log.warning(
-                "the snapshot's run had %d test nets, this one has %d", len(side.nets) - 1, len(nets) - 1
-            )
-        for net, state in zip(nets, side.nets, strict=False):
-            misfits = state.restore(net)
-            if misfits:
-                log.warning("not found again in the snapshot or in net %r: %s", net.name, ", ".join(misfits))
+        restore_nets(self._nets, side)
         if side.loss_scale:
             self._iteration.begin_scaling(LossScale(**side.loss_scale))
-        window = LossWindow.of_state(side.loss_window)
-        if window.size == max(1, self.param.average_loss):
-            self._window, self._window_restored = window, True
-        if side.threads != thread_count():
-            log.warning(
-                "the snapshot's run used %d threads, this one uses %d: results may differ in the last bits",
-                side.threads,
-                thread_count(),
-            )
+        self._losses.restore(side.loss_window)

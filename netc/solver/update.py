@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 
 from netc.backends.backend import Backend
 from netc.backends.cpu import CpuBackend
 from netc.backends.step import ArenaForm, Step
-from netc.backends.update_spec import Update, UpdateSpec
+from netc.backends.update_spec import CapturableUpdate, Update, UpdateSpec
 from netc.errors import NetcError
 from netc.layer.base import Array
 from netc.proto import netc_pb2 as pb
@@ -64,7 +65,7 @@ class Updater:
 
     The backend's own pass does it where there is one, elsewhere the reference. history: flat arrays of the
     parameters' layout, `rule.history_count` of them, zero at first; steps: the update as work that may be run
-    with other work.
+    with other work; notes: where that leaves how it went, where it may be recorded.
     """
 
     def __init__(
@@ -77,7 +78,7 @@ class Updater:
         loss_scale: Array | None = None,
     ) -> None:
         """backend: where the parameters lie, by default the CPU; block: elements that `xp` takes at once;
-        loss_scale: one number, how many times too large the gradients are."""
+        loss_scale: how many times too large the gradients are, as `netc.backends.loss_scale` has it."""
         self.backend = backend or CpuBackend()
         self.rule = rule
         self.parameters = parameters
@@ -91,6 +92,7 @@ class Updater:
         form = ArenaForm("update", capturable=self.capturable)
         self.steps = [Step(form, "update", self._update.run)]
         self._alone = self.backend.record(self.steps) if self.capturable else self.steps
+        self.notes: Sequence[Array] = self._recorded.notes if self.capturable else ()
 
     def _zeros(self) -> Array:
         data = self.parameters.data
@@ -118,9 +120,14 @@ class Updater:
         """Says what the next update is to take, as in `apply`, for one that runs in `steps`."""
         self._update.prepare(iteration, rate)
 
-    def outcome(self) -> bool:
-        """Whether the last update that was run has changed the parameters."""
-        return self._update.outcome()
+    def outcome(self, noted: np.ndarray | None = None) -> bool:
+        """Whether an update has changed the parameters: that which has left these numbers in `notes`, or the
+        last."""
+        return self._update.outcome() if noted is None else self._recorded.outcome_of(noted)
+
+    @property
+    def _recorded(self) -> CapturableUpdate:
+        return cast(CapturableUpdate, self._update)
 
     @property
     def capturable(self) -> bool:

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 
 from netc.backends.backend import Backend
+from netc.backends.form import PLAIN
 from netc.backends.step import Step
+from netc.errors import NetcError
 from netc.layer import Buffers
 from netc.runtime.demand import Demand
 from netc.runtime.param_store import ParamStore
@@ -56,17 +58,30 @@ class Listing:
 
 
 def list_program(
-    sketched: Sketch, backend: Backend, *, backward: bool, without: frozenset[str] = frozenset()
+    sketched: Sketch,
+    backend: Backend,
+    *,
+    backward: bool,
+    without: frozenset[str] = frozenset(),
+    layout: str | None = None,
 ) -> Listing:
     """Compiles a sketched net for a backend and lists the program; it is not run.
 
-    without: which of `netc.runtime.program.CHOICES` to leave. Raises NetcError.
+    without: which of `netc.runtime.demand.CHOICES` to leave; layout: what forms are asked to work in, plain
+    or one of the backend's; None for its first. Raises NetcError.
     """
+    known = dict.fromkeys((PLAIN, *backend.layouts(keep_all=False)))
+    if layout is not None and layout not in known:
+        raise NetcError(
+            f"{backend.name} does not work in this layout where the math is {backend.math}",
+            expected=", ".join(known),
+            found=layout,
+        )
     graph, demand = sketched.graph, Demand(backward=backward, keep_all=False, without=without)
     store, states = ParamStore(graph, {}, backend, np.float32, seed=1), States()
     states.fit(graph, backend, np.float32)
     costs = graph_costs(graph)
-    program = compile_program(graph, demand, backend, Arena(backend), store.arrays, states)
+    program = compile_program(graph, demand, backend, Arena(backend), store.arrays, states, layout)
     steps = [
         _listed(step, program, backend, sum(costs[n].multiply_adds for n in step.form.nodes if n in costs))
         for step in (*program.forward_steps, *program.backward_steps)

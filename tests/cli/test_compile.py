@@ -67,6 +67,16 @@ def test_each_choice_can_be_left(model: str, capsys: pytest.CaptureFixture[str])
     assert "names no step" in capsys.readouterr().err
 
 
+@pytest.mark.skipif(why_unavailable() is not None, reason=f"no emulator: {why_unavailable()}")
+def test_a_layout_can_be_asked_for(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    device = ["-model", model, "-gpu", "emulated", "-math", "tf32"]
+    for layout in ("plain", "nhwc"):
+        steps = listing(capsys, *device, "-layout", layout)["steps"]
+        assert next(step["layouts"][-1] for step in steps if "conv" in step["layers"]) == layout
+    assert main(["compile", *device[:4], "-shape", SHAPES, "-layout", "nhwc"]) == 1
+    assert "expected: plain" in capsys.readouterr().err
+
+
 def test_the_table_shows_steps_only_when_asked(model: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compile", "-model", model, "-shape", SHAPES]) == 0
     brief = capsys.readouterr().out

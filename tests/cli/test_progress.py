@@ -2,6 +2,7 @@
 
 import logging
 import os
+from contextlib import suppress
 
 import pytest
 
@@ -16,6 +17,16 @@ def test_without_a_terminal_there_is_no_bar(capsys: pytest.CaptureFixture[str]) 
         progress(1, 2)
     captured = capsys.readouterr()
     assert captured.err == captured.out == ""
+
+
+def read_to_end(reader: int) -> str:
+    """What a terminal was told, after whoever wrote to it has closed it."""
+    pieces = []
+    with suppress(OSError):  # the end
+        while piece := os.read(reader, 1 << 16):
+            pieces.append(piece)
+    os.close(reader)
+    return b"".join(pieces).decode()
 
 
 def test_log_lines_are_printed_whole_above_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -33,7 +44,6 @@ def test_log_lines_are_printed_whole_above_a_bar(monkeypatch: pytest.MonkeyPatch
                 progress(done, 3)
                 logging.getLogger("netc.x").info("line %d [bold]%s", done, long)
         monkeypatch.undo()
-        shown = os.read(reader, 1 << 16).decode()
-    os.close(reader)
+    shown = read_to_end(reader)
     for done in range(3):
         assert f"line {done} [bold]{long}\r\n" in shown

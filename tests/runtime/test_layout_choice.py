@@ -102,3 +102,24 @@ def test_a_damaged_answer_is_asked_for_again(asked: list[str], tmp_path: Path) -
     remembered.write_text("{")
     assert layout_of(make().program) == BLOCKED
     assert len(asked) == 4
+
+
+SHARED = """
+layer { name: "data" type: "DummyData" top: "data"
+        dummy_data_param { shape { dim: 2 dim: 16 dim: 6 dim: 6 } data_filler { value: 1 } } }
+layer { name: "a" type: "Convolution" bottom: "data" top: "a"
+        convolution_param { num_output: 16 kernel_size: 3 weight_filler { type: "xavier" } } }
+layer { name: "dense" type: "InnerProduct" bottom: "a" top: "dense" loss_weight: 1
+        inner_product_param { num_output: 1 weight_filler { type: "xavier" } } }
+"""
+
+
+def test_parameters_that_are_shared_later_find_every_layout_in_place() -> None:
+    lender, sharing = (
+        Net(text_format.Parse(SHARED, pb.NetParameter()), pb.TRAIN, seed=seed, keep="outputs")
+        for seed in (1, 2)
+    )
+    assert sharing.forward() != lender.forward()
+    sharing.share_params(lender)
+    assert any(form.node.type == "Reorder" for form in sharing.program.forms)
+    assert sharing.forward() == lender.forward()

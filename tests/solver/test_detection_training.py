@@ -11,7 +11,7 @@ import pytest
 from netc.data.writer import writing_database
 from netc.proto import netc_pb2 as pb
 from netc.runtime import OutputValue
-from netc.solver import Solver, get_solver
+from netc.solver import Solver
 from netc.solver.hooks import Hook
 
 SIDE = 32
@@ -134,7 +134,7 @@ def test_a_small_ssd_learns_to_find_squares(tmp_path: Path, monkeypatch: pytest.
     Path("solver.prototxt").write_text(SOLVER)
 
     watch = Watch()
-    solver = get_solver("solver.prototxt")
+    solver = Solver("solver.prototxt")
     solver.hooks.append(watch)
     solver.solve()
     (score,) = watch.scores

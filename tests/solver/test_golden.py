@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from netc.solver import Solver, get_solver
+from netc.solver import Solver
 from tests.solver.golden_case import CASES, CASES_WITH_SNAPSHOTS, assert_close, load, parameters
 
 
 def make_solver(folder: Path, case: dict[str, Any], weights: str | None = None) -> Solver:
     (folder / "solver.prototxt").write_text(str(case["solver"]))
-    return get_solver("solver.prototxt", weights=weights)
+    return Solver("solver.prototxt", weights=weights)
 
 
 def assert_parameters(solver: Solver, case: dict[str, Any], moment: str) -> None:

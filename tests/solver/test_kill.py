@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from netc.solver import get_solver, latest
+from netc.solver import Solver, latest
 from tests.solver.small_run import make_small_run
 
 ROOT = Path(__file__).parents[2]
@@ -29,7 +29,7 @@ ENVIRONMENT = {
 # Trains, and ends itself as by kill -9 before or after a file of a given name gets its final name.
 KILLED_AT_RENAME = """
 import os, signal, sys
-from netc.solver import get_solver
+from netc.solver import Solver
 moment, name = sys.argv[1:]
 replace = os.replace
 def killing_replace(source, target):
@@ -40,7 +40,7 @@ def killing_replace(source, target):
     if hit:
         os.kill(os.getpid(), signal.SIGKILL)
 os.replace = killing_replace
-get_solver("solver.prototxt").solve()
+Solver("solver.prototxt").solve()
 """
 
 
@@ -70,7 +70,7 @@ def unbroken(folder: Path, **options: object) -> dict[str, bytes]:
     path = make_small_run(whole, **options)
     os.chdir(whole)
     try:
-        solver = get_solver(path)
+        solver = Solver(path)
         solver.solve()
     finally:
         os.chdir(folder)
@@ -101,7 +101,7 @@ def test_a_kill_between_the_files_of_a_snapshot_loses_nothing(
     assert child.returncode == -signal.SIGKILL
     newest = latest("snap")
     assert newest == f"snap_iter_{survives}.solverstate"
-    solver = get_solver("solver.prototxt")
+    solver = Solver("solver.prototxt")
     solver.restore(newest)
     solver.solve()
     assert final_files(folder, 15) == expected

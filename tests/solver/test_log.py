@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from netc.solver import get_solver
+from netc.solver import Solver
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "misc"
 SOURCES = ("solver.cpp", "sgd_solver.cpp")
@@ -50,13 +50,13 @@ def assert_same_lines(found: list[str], expected: list[str]) -> None:
 
 def test_a_run_reads_like_caffes(train_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "netc"):
-        get_solver("train_solver.prototxt", weights="conv_init.caffemodel").solve()
+        Solver("train_solver.prototxt", weights="conv_init.caffemodel").solve()
     assert_same_lines(own_lines(caplog), caffes_lines("caffe_train.log"))
 
 
 def test_a_resumed_run_reads_like_caffes(train_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "netc"):
-        solver = get_solver("train_solver.prototxt")
+        solver = Solver("train_solver.prototxt")
         solver.restore("snap_iter_20.solverstate")
         solver.solve()
     assert_same_lines(own_lines(caplog), caffes_lines("caffe_train_resume.log"))
@@ -64,7 +64,7 @@ def test_a_resumed_run_reads_like_caffes(train_folder: Path, caplog: pytest.LogC
 
 def test_the_definition_is_logged_whole(train_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "netc"):
-        get_solver("train_solver.prototxt")
+        Solver("train_solver.prototxt")
     text = next(m for m in caplog.messages if m.startswith("Initializing solver from parameters: \n"))
     assert 'lr_policy: "step"\n' in text
     assert text.endswith("average_loss: 3")

@@ -13,7 +13,7 @@ import pytest
 from netc.errors import NetcError
 from netc.proto import netc_pb2 as pb
 from netc.runtime import OutputValue
-from netc.solver import AdamSolver, Hook, SGDSolver, Solver, get_solver
+from netc.solver import Hook, Solver
 from netc.solver.divergence import Divergence
 from netc.solver.loss_window import LossWindow
 from tests.solver.small_run import make_small_run
@@ -59,7 +59,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_everything_happens_when_it_is_due(folder: Path) -> None:
     diary = Diary()
-    solver = get_solver(make_small_run(folder, max_iter=9, snapshot=4), hooks=[diary])
+    solver = Solver(make_small_run(folder, max_iter=9, snapshot=4), hooks=[diary])
     solver.solve()
     assert diary.at("start") == [0]
     assert diary.at("iteration") == list(range(1, 10))
@@ -74,12 +74,12 @@ def test_everything_happens_when_it_is_due(folder: Path) -> None:
 
 def test_no_second_snapshot_after_training_where_one_was_just_taken(folder: Path) -> None:
     diary = Diary()
-    get_solver(make_small_run(folder, max_iter=8, snapshot=4), hooks=[diary]).solve()
+    Solver(make_small_run(folder, max_iter=8, snapshot=4), hooks=[diary]).solve()
     assert diary.at("snapshot") == [4, 8]
 
 
 def test_test_results_are_means_over_test_iter_batches(folder: Path) -> None:
-    solver = get_solver(make_small_run(folder), hooks=[diary := Diary()])
+    solver = Solver(make_small_run(folder), hooks=[diary := Diary()])
     values: list[float] = []
     net = solver.test_nets[0]
     forward = net.forward
@@ -96,17 +96,22 @@ def test_test_results_are_means_over_test_iter_batches(folder: Path) -> None:
     assert float(mean.data) == pytest.approx(np.mean(values))
 
 
-def test_no_test_iter_makes_a_test_net_that_nobody_runs(folder: Path) -> None:
-    solver = get_solver(make_small_run(folder), hooks=[diary := Diary()])
+def test_no_test_iter_makes_a_test_net_that_nobody_runs(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    solver = Solver(make_small_run(folder), hooks=[diary := Diary()])
     solver.param.test_iter[:] = [0]
+    solver.param.test_compute_loss = True
     before = solver.test_nets[0].sources["data"].state()
-    solver.test_all()
+    with caplog.at_level(logging.INFO, "netc.solver"):
+        solver.test_all()
     assert diary.results == [[]]
+    assert caplog.messages == ["Iteration 0, Testing net (#0)"]  # and no loss, where Caffe prints nan
     assert solver.test_nets[0].sources["data"].state() == before
 
 
 def test_test_nets_share_the_parameters_being_trained(folder: Path) -> None:
-    solver = get_solver(make_small_run(folder))
+    solver = Solver(make_small_run(folder))
     solver.step(2)
     for name in ("conv", "ip"):
         assert np.shares_memory(solver.net.params[name][0].data, solver.test_nets[0].params[name][0].data)
@@ -120,7 +125,7 @@ def test_a_stop_finishes_the_iteration_and_takes_a_snapshot(folder: Path) -> Non
                 solver.request_stop()
 
     diary = StopAtThree()
-    solver = get_solver(make_small_run(folder, snapshot=100), hooks=[diary])
+    solver = Solver(make_small_run(folder, snapshot=100), hooks=[diary])
     solver.solve()
     assert solver.stopped
     assert diary.at("iteration")[-1] == 4
@@ -129,7 +134,7 @@ def test_a_stop_finishes_the_iteration_and_takes_a_snapshot(folder: Path) -> Non
 
 
 def test_a_stop_during_a_test_interrupts_it(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    solver = get_solver(make_small_run(folder, snapshot=100), hooks=[diary := Diary()])
+    solver = Solver(make_small_run(folder, snapshot=100), hooks=[diary := Diary()])
     solver.step(3)
     before = solver.test_nets[0].sources["data"].state()
     solver.request_stop()
@@ -143,7 +148,7 @@ def test_a_stop_during_a_test_interrupts_it(folder: Path, caplog: pytest.LogCapt
 
 
 def test_a_requested_snapshot_follows_the_iteration(folder: Path) -> None:
-    solver = get_solver(make_small_run(folder, snapshot=100), hooks=[diary := Diary()])
+    solver = Solver(make_small_run(folder, snapshot=100), hooks=[diary := Diary()])
     solver.step(1)
     solver.request_snapshot()
     solver.step(3)
@@ -156,7 +161,7 @@ def test_on_end_is_called_when_training_fails(folder: Path) -> None:
             raise NetcError("enough")
 
     diary = Failing()
-    solver = get_solver(make_small_run(folder), hooks=[diary])
+    solver = Solver(make_small_run(folder), hooks=[diary])
     with pytest.raises(NetcError, match="enough"):
         solver.solve()
     assert diary.at("end") == [1]
@@ -165,7 +170,7 @@ def test_on_end_is_called_when_training_fails(folder: Path) -> None:
 def test_parameters_that_are_no_numbers_are_warned_of_where_the_loss_hides_them(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    solver = get_solver(make_small_run(folder))
+    solver = Solver(make_small_run(folder))
     divergence = Divergence(base_lr=0.1)
     divergence.look_at_parameters(solver.net, 1)
     assert not caplog.records
@@ -177,7 +182,7 @@ def test_parameters_that_are_no_numbers_are_warned_of_where_the_loss_hides_them(
 
 
 def test_a_loss_that_is_no_number_is_warned_of_once(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    solver = get_solver(make_small_run(folder))
+    solver = Solver(make_small_run(folder))
     solver.net.params["ip"][1].data[...] = math.nan
     solver.step(3)
     warnings = [record for record in caplog.records if "will not recover" in record.getMessage()]
@@ -187,10 +192,42 @@ def test_a_loss_that_is_no_number_is_warned_of_once(folder: Path, caplog: pytest
     assert solver.iter == 3
 
 
+@pytest.mark.parametrize(
+    ("losses", "said"),
+    [
+        ([2.3, 87.3365, 87.33655, 87.3365], 2),
+        ([2.3, 87.3365, 87.2, 87.3365], None),
+        ([87.3, 87.35, 87.3], None),
+        ([87.3365, math.inf], 1),
+    ],
+)
+def test_a_loss_of_probabilities_of_zero_is_warned_of_when_it_comes_again(
+    losses: list[float], said: int | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    divergence = Divergence(base_lr=0.1)
+    for iteration, loss in enumerate(losses):
+        divergence.look_at_loss(loss, iteration)
+    assert [message.split(":")[0] for message in caplog.messages] == (
+        [] if said is None else [f"Iteration {said}"]
+    )
+
+
+def test_a_net_whose_classes_are_all_wrong_is_warned_of(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = make_small_run(folder)
+    (folder / "train.txt").write_text("train_0.png 0\n")
+    solver = Solver(path)
+    solver.net.params["ip"][1].data[...] = [0, 1e4, 1e4]
+    solver.step(3)
+    (warning,) = [m for m in caplog.messages if "will not recover" in m]
+    assert "Iteration 1: the loss is 87.3365, every label's probability being 0, and" in warning
+
+
 def test_nothing_left_to_train_is_said(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = make_small_run(folder, max_iter=4, snapshot=2)
-    get_solver(path).solve()
-    again = get_solver(path)
+    Solver(path).solve()
+    again = Solver(path)
     again.restore("snap_iter_4.solverstate")
     again.solve()
     assert "Nothing left to train: this is iteration 4 of max_iter: 4" in caplog.messages
@@ -201,7 +238,7 @@ def test_debug_info_logs_every_layer_at_displayed_iterations_only(
 ) -> None:
     path = make_small_run(folder)
     path.write_text(path.read_text().replace("display: 1", "display: 2 debug_info: true"))
-    solver = get_solver(path)
+    solver = Solver(path)
     with caplog.at_level(logging.INFO, "netc"):
         solver.step(2)
     lines = [m for m in caplog.messages if m.startswith("    [Forward] Layer conv, top blob conv data: ")]
@@ -211,7 +248,7 @@ def test_debug_info_logs_every_layer_at_displayed_iterations_only(
 def test_solver_mode_gpu_warns_and_trains(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = make_small_run(folder)
     path.write_text(path.read_text().replace("solver_mode: CPU", "solver_mode: GPU"))
-    solver = get_solver(path)
+    solver = Solver(path)
     solver.step(1)
     assert [
         r.getMessage() for r in caplog.records if r.levelno == logging.WARNING and "GPU" in r.getMessage()
@@ -223,22 +260,12 @@ def test_a_run_without_random_seed_logs_the_one_it_drew(
 ) -> None:
     path = make_small_run(folder, random_seed=-1)
     with caplog.at_level(logging.INFO, "netc"):
-        drawn = get_solver(path)
+        drawn = Solver(path)
     assert any(message.startswith(f"random_seed of this run: {drawn.seed} ") for message in caplog.messages)
     drawn.step(2)
-    repeated = get_solver(make_small_run(folder, random_seed=drawn.seed))
+    repeated = Solver(make_small_run(folder, random_seed=drawn.seed))
     repeated.step(2)
     np.testing.assert_array_equal(drawn.net.parameters.data, repeated.net.parameters.data)
-
-
-def test_the_class_follows_the_definitions_type(folder: Path) -> None:
-    assert isinstance(get_solver(make_small_run(folder, type="Adam")), AdamSolver)
-    assert isinstance(get_solver(make_small_run(folder, type="SGD")), SGDSolver)
-
-
-def test_a_solver_class_decides_the_rule(folder: Path) -> None:
-    solver = AdamSolver(make_small_run(folder, type="SGD"))
-    assert len(solver._updater.history) == 2
 
 
 def test_an_unknown_type_is_refused_with_the_nearest_one(folder: Path) -> None:
@@ -255,7 +282,7 @@ def test_model_replaces_the_solvers_net(folder: Path) -> None:
     path = make_small_run(folder)
     text = (folder / "net.prototxt").read_text().replace('name: "small"', 'name: "other"')
     (folder / "other.prototxt").write_text(text)
-    solver = get_solver(path, model="other.prototxt")
+    solver = Solver(path, model="other.prototxt")
     assert solver.net.name == "other"
     assert [net.name for net in solver.test_nets] == ["other"]
 

@@ -10,7 +10,7 @@ import pytest
 from netc.errors import NetcError
 from netc.proto import netc_pb2 as pb
 from netc.schema.layer_keys import Namesake
-from netc.solver import Solver, get_solver
+from netc.solver import Solver
 from netc.solver.side_file import read_side_state
 from tests.solver.small_run import NET, make_small_run
 
@@ -38,7 +38,7 @@ def make_run(folder: Path, **options: object) -> Path:
 
 
 def solved(path: Path, resume: str | None = None) -> Solver:
-    solver = get_solver(path)
+    solver = Solver(path)
     if resume:
         solver.restore(resume)
     solver.solve()
@@ -50,7 +50,7 @@ def test_a_resumed_run_ends_bit_identical_to_an_unbroken_one(
     folder: Path, options: dict[str, object]
 ) -> None:
     path = make_run(folder, max_iter=12, **options)
-    first = get_solver(path).net.parameters.data.copy()
+    first = Solver(path).net.parameters.data.copy()
     whole = solved(path)
     resumed = solved(path, resume="snap_iter_5.solverstate")
     segments = whole.net.parameters.segments
@@ -67,7 +67,7 @@ def test_a_resumed_run_ends_bit_identical_to_an_unbroken_one(
 
 
 def test_the_test_net_shares_the_first_with_the_first_and_the_second_with_the_second(folder: Path) -> None:
-    solver = get_solver(make_run(folder))
+    solver = Solver(make_run(folder))
     (test_net,) = solver.test_nets
     for layer, shape in (("ip", (7, 108)), (SECOND, (3, 7))):
         assert solver.net.params[layer][0].shape == shape
@@ -92,11 +92,11 @@ def test_an_hdf5_snapshot_is_refused_and_leaves_nothing(folder: Path) -> None:
     path = make_run(folder, **options)
     path.write_text(path.read_text() + "snapshot_after_train: false")
     with pytest.raises(NetcError, match="two layers of one name") as caught:
-        get_solver(path).snapshot()
+        Solver(path).snapshot()
     assert "BINARYPROTO" in str(caught.value.remedy)
     assert not [file for file in folder.iterdir() if "snap" in file.name]
 
 
 def test_hdf5_snapshots_are_refused_before_training(folder: Path) -> None:
     with pytest.raises(NetcError, match="two layers of one name"):
-        get_solver(make_run(folder, snapshot_format="HDF5"))
+        Solver(make_run(folder, snapshot_format="HDF5"))

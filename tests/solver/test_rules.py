@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,9 +12,11 @@ import numpy as np
 import pytest
 from google.protobuf import text_format
 
+import netc
 from netc.errors import NetcError
 from netc.proto import netc_pb2 as pb
 from netc.runtime.parameters import Segment
+from netc.solver import Solver
 from netc.solver.rules import RULES
 from netc.solver.update import Updater, merge_segments
 
@@ -230,6 +233,17 @@ def test_clipping_is_logged_as_caffe_does(caplog: pytest.LogCaptureFixture) -> N
 def test_fields_that_a_rule_cannot_run_with_are_refused(type_name: str, text: str, words: str) -> None:
     with pytest.raises(NetcError, match=words):
         RULES[type_name](text_format.Parse(text, pb.SolverParameter()))
+
+
+@pytest.mark.parametrize("make", [Solver, netc.get_solver, netc.RMSPropSolver])
+def test_a_field_that_a_rule_cannot_run_with_is_found_in_the_file(
+    make: Callable[[str], object], tmp_path: Path
+) -> None:
+    path = tmp_path / "solver.prototxt"
+    path.write_text('net: "a"\ntype: "RMSProp"\nbase_lr: 1 lr_policy: "fixed"\n  momentum: 0.9\n')
+    with pytest.raises(NetcError, match="RMSProp cannot run with momentum") as caught:
+        make(str(path))
+    assert str(caught.value.at) == f"{path}:4:3"
 
 
 @pytest.mark.parametrize("type_name", RULES)

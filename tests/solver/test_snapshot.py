@@ -19,7 +19,7 @@ from netc.errors import NetcError
 from netc.proto import netc_pb2 as pb
 from netc.runtime import OutputValue
 from netc.schema.state import SolverState, read_state
-from netc.solver import Hook, Solver, get_solver, latest
+from netc.solver import Hook, Solver, latest
 from netc.solver.side_file import read_side_state
 from netc.solver.snapshot import side_path
 from tests.solver.golden_case import load
@@ -48,7 +48,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def run(path: Path, resume: str | None = None) -> tuple[Solver, Figures]:
     figures = Figures()
-    solver = get_solver(path, hooks=[figures])
+    solver = Solver(path, hooks=[figures])
     if resume:
         solver.restore(resume)
     solver.solve()
@@ -100,7 +100,7 @@ def test_a_shuffled_hdf5_run_resumes_to_the_same_bits(train_folder: Path) -> Non
 
 def test_a_stop_during_a_test_resumes_to_the_same_bits(folder: Path) -> None:
     whole, figures = run(make_small_run(folder, snapshot=100))
-    solver = get_solver("solver.prototxt")
+    solver = Solver("solver.prototxt")
     solver.step(6)
     forward = solver.test_nets[0].forward
 
@@ -141,9 +141,9 @@ def test_without_its_side_file_a_snapshot_resumes_with_a_word_on_what_is_unknown
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = make_small_run(folder)
-    get_solver(path).solve()
+    Solver(path).solve()
     os.unlink("snap_iter_10.netcstate")
-    solver = get_solver(path)
+    solver = Solver(path)
     with caplog.at_level(logging.INFO, "netc"):
         solver.restore("snap_iter_10.solverstate")
     assert solver.iter == 10
@@ -167,7 +167,7 @@ def test_a_damaged_snapshot_is_refused_by_name(folder: Path, suffix: str, damage
         flip(name, len(content) // 2)
     else:
         Path(name).write_bytes(content[: len(content) // 2] if damage == "truncated" else b"")
-    solver = get_solver(path)
+    solver = Solver(path)
     before = solver.net.parameters.data.copy()
     with pytest.raises(NetcError) as caught:
         solver.restore("snap_iter_10.solverstate")
@@ -181,7 +181,7 @@ def test_missing_weights_are_named_with_where_they_were_looked_for(folder: Path)
     run(path)
     os.unlink("snap_iter_5.caffemodel")
     with pytest.raises(NetcError, match=r"the weights snap_iter_5\.caffemodel"):
-        get_solver(path).restore("snap_iter_5.solverstate")
+        Solver(path).restore("snap_iter_5.solverstate")
 
 
 def test_a_side_file_of_a_later_version_is_refused(folder: Path) -> None:
@@ -197,7 +197,7 @@ def test_a_side_file_beside_a_state_of_the_other_format_is_not_its_own(folder: P
     path = make_small_run(folder, max_iter=5)
     run(path)
     run(make_small_run(folder, max_iter=5, snapshot_format="HDF5"))
-    solver = get_solver(path)
+    solver = Solver(path)
     solver.restore("snap_iter_5.solverstate")
     assert solver.iter == 5
 
@@ -219,7 +219,7 @@ def test_another_solver_or_net_is_refused_and_nothing_changes(
     if replacement:
         net = folder / "net.prototxt"
         net.write_text(net.read_text().replace(*replacement))  # type: ignore[misc]
-    solver = get_solver(path)
+    solver = Solver(path)
     before = solver.net.parameters.data.copy()
     with pytest.raises(NetcError, match=words):
         solver.restore("snap_iter_5.solverstate")
@@ -234,7 +234,7 @@ def test_another_thread_count_is_warned_of(
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     run(path)
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
-    get_solver(path).restore("snap_iter_5.solverstate")
+    Solver(path).restore("snap_iter_5.solverstate")
     assert any("used 1 threads, this one uses 7" in message for message in caplog.messages)
 
 
@@ -283,14 +283,14 @@ def test_a_prefix_that_cannot_be_written_is_refused_before_training(folder: Path
     path = make_small_run(folder)
     path.write_text(path.read_text().replace('snapshot_prefix: "snap"', f'snapshot_prefix: "{prefix}"'))
     with pytest.raises(NetcError, match="snapshots cannot be written") as caught:
-        get_solver(path)
+        Solver(path)
     assert prefix in str(caught.value)
 
 
 def test_a_snapshot_that_cannot_be_written_leaves_the_earlier_one(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    solver = get_solver(make_small_run(folder, max_iter=5))
+    solver = Solver(make_small_run(folder, max_iter=5))
     solver.solve()
     before = {path.name: path.read_bytes() for path in folder.glob("*snap*")}
 
@@ -318,10 +318,10 @@ def test_shared_parameters_come_back(solvers_folder: Path, snapshot_format: str)
     text = str(load("Adam__shared")["solver"])
     path = solvers_folder / "solver.prototxt"
     path.write_text(text.replace("BINARYPROTO", snapshot_format).replace("snapshot_after_train: false", ""))
-    whole = get_solver(path, weights="shared_init.caffemodel")
+    whole = Solver(path, weights="shared_init.caffemodel")
     whole.step(5)
     state = whole.snapshot()
-    resumed = get_solver(path)
+    resumed = Solver(path)
     resumed.restore(state)
     np.testing.assert_array_equal(resumed.net.parameters.data, whole.net.parameters.data)
     whole.step(5)
@@ -336,16 +336,16 @@ def test_weights_too_large_for_protobuf_are_refused_before_training(
     monkeypatch.setattr("netc.schema.weights.LARGEST_MESSAGE", 1000)
     path = make_small_run(folder, snapshot_format=snapshot_format)
     if snapshot_format == "HDF5":
-        get_solver(path)
+        Solver(path)
         return
     with pytest.raises(NetcError, match="too large for protobuf") as caught:
-        get_solver(path)
+        Solver(path)
     assert "snapshot_format: HDF5" in str(caught.value.remedy)
 
 
 def test_a_missing_snapshot_is_named(folder: Path) -> None:
     with pytest.raises(NetcError, match=r"nowhere\.solverstate"):
-        get_solver(make_small_run(folder)).restore("nowhere.solverstate")
+        Solver(make_small_run(folder)).restore("nowhere.solverstate")
 
 
 @pytest.mark.parametrize("suffix", ["caffemodel", "solverstate", "netcstate"])
@@ -353,7 +353,7 @@ def test_a_missing_snapshot_is_named(folder: Path) -> None:
 def test_any_mutation_of_a_snapshot_loads_or_gives_a_netc_error(
     train_folder: Path, suffix: str, with_side: bool
 ) -> None:
-    solver = get_solver("train_solver.prototxt")
+    solver = Solver("train_solver.prototxt")
     solver.step(10)
     target, side, rng = Path(f"snap_iter_10.{suffix}"), Path("snap_iter_10.netcstate"), random.Random(1)
     if not with_side and target != side:
@@ -375,14 +375,14 @@ def test_any_mutation_of_a_snapshot_loads_or_gives_a_netc_error(
 
 
 def test_a_side_file_without_its_end_or_of_no_version_is_noticed(train_folder: Path) -> None:
-    get_solver("train_solver.prototxt").step(10)
+    Solver("train_solver.prototxt").step(10)
     side = Path("snap_iter_10.netcstate")
     good = side.read_text()
     for bad in (good[:-1], good.replace('"version": 1', '"version": 0')):
         assert bad != good
         side.write_text(bad)
         with pytest.raises(NetcError, match="side file cannot be read"):
-            get_solver("train_solver.prototxt").restore("snap_iter_10.solverstate")
+            Solver("train_solver.prototxt").restore("snap_iter_10.solverstate")
 
 
 def net_of_layers(layers: int, outputs: int, inputs: int) -> str:

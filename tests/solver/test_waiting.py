@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from netc.solver import Solver, get_solver
+from netc.solver import Solver
 from netc.solver.hooks import Hook
 from netc.solver.report import say_waiting
 from netc.solver.waiting import WaitingSpan
@@ -41,7 +41,7 @@ class SlowData(Hook):
 
 def test_waiting_is_logged(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "netc"):
-        get_solver(make_small_run(folder, max_iter=6), hooks=[SlowData(0.2)]).solve()
+        Solver(make_small_run(folder, max_iter=6), hooks=[SlowData(0.2)]).solve()
     whole = [match for message in caplog.messages if (match := WHOLE.fullmatch(message))]
     assert len(whole) == 1
     assert float(whole[0][1]) >= 1.2

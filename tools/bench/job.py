@@ -53,8 +53,8 @@ class Job:
 class Runner(Protocol):
     """A job that is ready to run."""
 
-    def step(self) -> None:
-        """One pass of the task, which a GPU may still be at when this returns."""
+    def run(self, steps: int) -> None:
+        """So many passes of the task, one after another; a GPU may still be at it when this returns."""
 
     def wait(self) -> None:
         """Returns when everything asked for is done."""

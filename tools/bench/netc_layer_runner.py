@@ -52,6 +52,10 @@ class NetcLayerRunner:
         self.step = partial(run, [node])
         return {"bytes": least_bytes(node)}
 
+    def run(self, steps: int) -> None:
+        for _ in range(steps):
+            self.step()
+
     def wait(self) -> None:
         synchronise(self.backend)
 

@@ -35,17 +35,16 @@ class NetcRunner:
         batch = np.load(job.batch_file)
         for name in self.net.inputs:
             self.net.blobs[name].data[...] = batch[name]
-        self.step = self._train if self.solver else self._infer
 
     def _solver(self, definition: pb.NetParameter) -> Solver:
         return Solver(training_solver(definition, self.job.rate), backend=self.backend)
 
-    def _train(self) -> None:
-        assert self.solver is not None
-        self.solver.step()
-
-    def _infer(self) -> None:
-        self.net.forward()
+    def run(self, steps: int) -> None:
+        if self.solver:
+            self.solver.step(steps)
+            return
+        for _ in range(steps):
+            self.net.forward()
 
     def wait(self) -> None:
         synchronise(self.backend)

@@ -51,6 +51,10 @@ class TorchLayerRunner:
         layout = torch.channels_last if self.way.channels_last else torch.contiguous_format
         return torch.randn(shape, device=self.device).to(self.dtype).contiguous(memory_format=layout)
 
+    def run(self, steps: int) -> None:
+        for _ in range(steps):
+            self.step()
+
     def wait(self) -> None:
         if self.device != "cpu":
             torch.cuda.synchronize()

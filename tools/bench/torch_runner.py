@@ -83,6 +83,10 @@ class TorchRunner:
         with torch.no_grad() if self.way.compiled else torch.inference_mode(), self._casting():
             _, self.outputs = self.module(*self.inputs)
 
+    def run(self, steps: int) -> None:
+        for _ in range(steps):
+            self.step()
+
     def wait(self) -> None:
         if self.device != "cpu":
             torch.cuda.synchronize()
