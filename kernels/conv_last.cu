@@ -85,18 +85,7 @@ conv_last(SIZES, const Number* __restrict__ input, const T* __restrict__ filters
     }
   };
 
-#pragma unroll
-  for (int step = 0; step < STAGES - 1; ++step) {
-    if (step < steps) copy_step(step);
-    cp_async_commit();  // also where nothing was copied: the waits count groups
-  }
-  for (int step = 0; step < steps; ++step) {
-    cp_async_wait<STAGES - 2>();
-    __syncthreads();  // the tile is there for all, and all are done with the one that is overwritten next
-    if (step + STAGES - 1 < steps) copy_step(step + STAGES - 1);
-    cp_async_commit();
-    multiply(step);
-  }
+  run_stages<STAGES>(steps, copy_step, multiply);
   store_sums(sums, block, of, to, targets, warp_row, warp_column, bias, slope, output);
 }
 

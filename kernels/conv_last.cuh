@@ -6,6 +6,7 @@
 #pragma once
 #include "netc.cuh"
 #include "fragments.cuh"
+#include "stages.cuh"
 
 constexpr int PIECE_BYTES = 16;
 template <class T>

@@ -131,19 +131,10 @@ conv_last_weights(int64 cells, int h, int w, int x_cell, int x_group, int x_piec
 
   for (int i = threadIdx.x; i < STAGES * BK; i += THREADS) find_windows(i / BK, i % BK);
   __syncthreads();
-#pragma unroll
-  for (int step = 0; step < STAGES - 1; ++step) {
-    if (step < steps) copy_step(step);
-    cp_async_commit();  // also where nothing was copied: the waits count groups
-  }
-  for (int step = 0; step < steps; ++step) {
-    cp_async_wait<STAGES - 2>();
-    __syncthreads();  // the tile is there for all, and all are done with the one that is overwritten next
-    if (step + STAGES - 1 < steps) copy_step(step + STAGES - 1);
-    cp_async_commit();
+  run_stages<STAGES>(steps, copy_step, [&](int step) {
     if (threadIdx.x < BK) find_windows(step + STAGES, threadIdx.x);
     multiply(step);
-  }
+  });
 
   const bool adds = gridDim.y == 1;
   if (!adds) target += (int64(blockIdx.y) * groups + group) * filters * columns;

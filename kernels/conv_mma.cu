@@ -10,6 +10,7 @@
 #include "netc.cuh"
 #include "conv_gather.cuh"
 #include "fragments.cuh"
+#include "stages.cuh"
 
 // Copies BM packed rows of a step to shared memory, `pitch` numbers apart.
 template <int BM, int THREADS, class T>
@@ -101,18 +102,7 @@ conv_tf32(int images, int channels, int h, int w, int rows, int out_h, int out_w
     for (int i = threadIdx.x; i < steps * BK; i += THREADS) store_packed<2>(table[i].v, pack_row(table_row(task, i)));
     __syncthreads();
   }
-#pragma unroll
-  for (int step = 0; step < STAGES - 1; ++step) {
-    if (step < steps) copy_step(step);
-    cp_async_commit();  // also where nothing was copied: the waits count groups
-  }
-  for (int step = 0; step < steps; ++step) {
-    cp_async_wait<STAGES - 2>();
-    __syncthreads();  // the tile is there for all, and all are done with the one that is overwritten next
-    if (step + STAGES - 1 < steps) copy_step(step + STAGES - 1);
-    cp_async_commit();
-    multiply(step);
-  }
+  run_stages<STAGES>(steps, copy_step, multiply);
   store_sums(sums, task, warp_row, warp_column, bias, slope, output);
 }
 

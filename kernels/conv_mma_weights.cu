@@ -7,6 +7,7 @@
 #include "netc.cuh"
 #include "division.cuh"
 #include "fragments.cuh"
+#include "stages.cuh"
 
 // One of dw's columns: where its window's cell lies from a window's beginning; far outside where there is no column.
 struct alignas(16) Column {
@@ -143,18 +144,7 @@ __global__ void __launch_bounds__(BM / WM * (BN / WN) * 32, BM == 128 ? 2 : 4) c
   for (int i = threadIdx.x; i < BN; i += THREADS)
     columns[i] = column_of(task, column0 + i, r, s, dilation_h, dilation_w);
   __syncthreads();
-#pragma unroll
-  for (int step = 0; step < STAGES - 1; ++step) {
-    if (step < steps) copy_step(step);
-    cp_async_commit();  // also where nothing was copied: the waits count groups
-  }
-  for (int step = 0; step < steps; ++step) {
-    cp_async_wait<STAGES - 2>();
-    __syncthreads();  // the tile is there for all, and all are done with the one that is overwritten next
-    if (step + STAGES - 1 < steps) copy_step(step + STAGES - 1);
-    cp_async_commit();
-    multiply(step);
-  }
+  run_stages<STAGES>(steps, copy_step, multiply);
   store_sums(sums, task, row0 + warp_row, column0 + warp_column, target);
 }
 

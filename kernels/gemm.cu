@@ -8,6 +8,7 @@
 #include "netc.cuh"
 #include "fragments.cuh"
 #include "relu.cuh"
+#include "stages.cuh"
 
 struct Tile {
   int row, column;
@@ -196,18 +197,7 @@ gemm_tf32(int m, int n, int k, float alpha, const float* __restrict__ a, const f
   };
 
   const int steps = divide_up(k, BK);
-#pragma unroll
-  for (int step = 0; step < STAGES - 1; ++step) {
-    if (step < steps) copy_step(step);
-    cp_async_commit();  // also where nothing was copied: the waits count groups
-  }
-  for (int step = 0; step < steps; ++step) {
-    cp_async_wait<STAGES - 2>();
-    __syncthreads();  // the tile is there for all, and all are done with the one that is overwritten next
-    if (step + STAGES - 1 < steps) copy_step(step + STAGES - 1);
-    cp_async_commit();
-    multiply(step);
-  }
+  run_stages<STAGES>(steps, copy_step, multiply);
 
 #pragma unroll
   for (int i = 0; i < TM; ++i)
