@@ -21,9 +21,15 @@ def stream(xp: ModuleType, seed: int, name: str, draw: int) -> Any:
 
     Over NumPy a `numpy.random.Generator`; over another array module its own generator of the same key.
     """
-    key = [seed & MASK_64, zlib.crc32(name.encode())]
+    key = key_of(seed, name)
     if xp is np:
         # The low counter word counts within a draw: 2**64 blocks never run into the next draw's.
-        return np.random.Generator(np.random.Philox(key=key, counter=[0, draw & MASK_64, 0, 0]))
+        words, counter = np.array(key, np.uint64), np.array([0, draw & MASK_64, 0, 0], np.uint64)
+        return np.random.Generator(np.random.Philox(key=words, counter=counter))
     seed_of_draw = np.random.SeedSequence([*key, draw & MASK_64]).generate_state(1, np.uint64)[0]
     return xp.random.Generator(xp.random.Philox4x3210(int(seed_of_draw)))
+
+
+def key_of(seed: int, name: str) -> tuple[int, int]:
+    """The generator's key for the stream that `name` has under `seed`: two words of 64 bits."""
+    return seed & MASK_64, zlib.crc32(name.encode())

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from netc.backends.cpu.eltwise import make_dropout, make_eltwise, make_split
-from netc.proto import netc_pb2 as pb
+from netc.backends.cpu.eltwise import make_eltwise, make_split
 from tests.cpu.form_case import LAYOUTS, NHWC, FormCase, build
 
 SUMS = {
@@ -60,23 +59,3 @@ def test_split_adds_its_gradients(layout: str, tops: int) -> None:
 def test_split_takes_missing_gradients_for_zeros(given: list[bool]) -> None:
     layers = 'layer { name: "s" type: "Split" bottom: "x0" top: "a" top: "b" top: "c" }'
     FormCase(make_split, build(layers, (2, 9, 4, 3)), NHWC, given=given).check()
-
-
-def dropout(top: str, options: str = "") -> str:
-    return f'layer {{ name: "d" type: "Dropout" bottom: "x0" top: "{top}" dropout_param {{ {options} }} }}'
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("top", ["x0", "y"])
-def test_dropout_in_a_net_for_use_keeps_value_and_layout(top: str, layout: str) -> None:
-    graph = build(dropout(top), (2, 9, 4, 3), phase=pb.TEST)
-    form = FormCase(make_dropout, graph, layout).check()
-    assert (form.bottom_layouts, form.top_layouts) == ((layout,), (layout,))
-
-
-@pytest.mark.parametrize(
-    ("options", "phase"),
-    [("", pb.TRAIN), ("sample_weights_test: true", pb.TEST), ("scale_train: false", pb.TEST)],
-)
-def test_dropout_that_changes_values_stays_the_layers(options: str, phase: int) -> None:
-    assert FormCase(make_dropout, build(dropout("y", options), (2, 9, 4, 3), phase=phase), NHWC).form is None

@@ -56,11 +56,12 @@ def test_every_forward_draws_anew_and_a_resumed_one_draws_the_same() -> None:
 
 def test_layers_of_other_names_and_seeds_draw_otherwise() -> None:
     masks = []
-    for name, seed in (("a", 1), ("b", 1), ("a", 2)):
+    seeds = 1, 2, -1, -2, 2**62, 2**62 + 1
+    for name, seed in (("b", 1), *(("a", seed) for seed in seeds)):
         layer = OneLayer(dropout() + f' name: "{name}"', np.ones(1000))
         layer.layer.seed = seed
         masks.append(layer.forward()[0].tobytes())
-    assert len(set(masks)) == 3
+    assert len(set(masks)) == 7
 
 
 @pytest.mark.parametrize("phase", [pb.TRAIN, pb.TEST])

@@ -1,13 +1,10 @@
-"""Sums of values of one shape on oneDNN: Eltwise, alone or with the ReLU that follows, and Split's gradients;
-and values that stay as they are: those of a Dropout that drops nothing."""
+"""Sums of values of one shape on oneDNN: Eltwise, alone or with a ReLU, and Split's gradients."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from ctypes import c_float, c_void_p
 from functools import partial
-
-import numpy as np
 
 from netc.backends.cpu.activation import (
     add_relu_backward,
@@ -21,8 +18,7 @@ from netc.backends.cpu.onednn import Attributes, Engine, Refused, Routine, descr
 from netc.backends.cpu.routine_form import RoutineForm
 from netc.backends.form import Form, Maker, Mode, Run
 from netc.graph import Node
-from netc.layer import Array, Buffers, Layer
-from netc.layer.dropout import Dropout
+from netc.layer import Buffers, Layer
 from netc.layer.eltwise import Eltwise
 from netc.proto import netc_pb2 as pb
 
@@ -146,28 +142,6 @@ class SplitForm(Form):
         return routine
 
 
-class KeepForm(Form):
-    """y = x, in whatever layout the value has; in place there is nothing to do."""
-
-    variant = "kept"
-
-    def __init__(self, nodes: Sequence[Node]) -> None:
-        super().__init__(nodes)
-        self.bottom_layouts = self.top_layouts = (self.inputs[0].layout,)
-        self.backward_bottoms, self.backward_tops = (), ()
-
-    def forward(self, b: Buffers) -> Run | None:
-        return self._copy(b.bottoms[0], b.tops[0])
-
-    def backward(self, b: Buffers) -> Run | None:
-        return None if b.bottom_grads[0] is None else self._copy(b.top_grads[0], b.bottom_grads[0])
-
-    @staticmethod
-    def _copy(source: Array, target: Array) -> Run | None:
-        in_place = source.ctypes.data == target.ctypes.data
-        return None if in_place else partial(np.copyto, target, source)
-
-
 def make_eltwise(nodes: Sequence[Node], mode: Mode, engine: Engine) -> Form | None:
     """The form of a sum and the ReLU that may follow it. In place Caffe's sum is another one."""
     layer = nodes[0].layer
@@ -191,16 +165,8 @@ def make_split(nodes: Sequence[Node], mode: Mode, engine: Engine) -> Form | None
     return None if form is None or form.is_slow else form
 
 
-def make_dropout(nodes: Sequence[Node], mode: Mode, engine: Engine) -> Form | None:
-    """The form of a Dropout in a net for use. One that draws is the layer's: its draws are in plain order."""
-    layer = nodes[0].layer
-    assert isinstance(layer, Dropout)
-    return KeepForm(nodes) if fits(nodes) and not layer.drops and layer.factor == 1 else None
-
-
 FORMS: dict[tuple[str, ...], Maker] = {
     ("Eltwise",): make_eltwise,
     ("Eltwise", "ReLU"): make_eltwise,
     ("Split",): make_split,
-    ("Dropout",): make_dropout,
 }

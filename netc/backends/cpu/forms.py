@@ -11,6 +11,7 @@ from netc.backends.cpu import (
     conv_bn,
     deconv,
     dense,
+    dropout,
     eltwise,
     lrn,
     pool,
@@ -32,5 +33,6 @@ FORMS: dict[tuple[str, ...], Maker] = {
     **softmax_loss.FORMS,
     **concat.FORMS,
     **eltwise.FORMS,
+    **dropout.FORMS,
     **accuracy.FORMS,
 }

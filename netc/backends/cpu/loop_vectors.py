@@ -18,6 +18,7 @@ from numba.extending import intrinsic, register_model
 LANES: Final = 8
 INT: Final = ir.IntType(32)
 BYTE: Final = ir.IntType(8)
+WORD, WIDE = ir.IntType(64), ir.IntType(128)
 
 
 class VectorType(types.Type):
@@ -189,3 +190,27 @@ def from_lane(typing_context, first, floats):
         return builder.select(kept, floats, ir.Constant(FLOATS.lanes, [0.0] * LANES))
 
     return _operation(FLOATS, (types.int64, FLOATS), emit)
+
+
+@intrinsic
+def where_bits(typing_context, bits, floats):
+    """Zeros in the lanes whose bit is none."""
+
+    def emit(builder, bits, floats):
+        places = ir.Constant(NUMBERS.lanes, [1 << lane for lane in range(LANES)])
+        own = builder.and_(_splat(builder, builder.trunc(bits, INT)), places)
+        kept = builder.icmp_signed("!=", own, ir.Constant(NUMBERS.lanes, [0] * LANES))
+        return builder.select(kept, floats, ir.Constant(FLOATS.lanes, [0.0] * LANES))
+
+    return _operation(FLOATS, (types.int64, FLOATS), emit)
+
+
+@intrinsic
+def high_product(typing_context, left, right):
+    """The upper half of the product of two words of 64 bits."""
+
+    def emit(builder, left, right):
+        whole = builder.mul(*(builder.zext(side, WIDE) for side in (left, right)))
+        return builder.trunc(builder.lshr(whole, ir.Constant(WIDE, 64)), WORD)
+
+    return _operation(types.uint64, (types.uint64, types.uint64), emit)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
-
 import numpy as np
 
 from netc.backends.cuda.device import Device
@@ -11,7 +9,7 @@ from netc.backends.cuda.kernel import Variant
 from netc.backends.cuda.launch import Launch
 from netc.backends.cuda.memory import Memory
 from netc.layer import Layer
-from netc.layer.random import MASK_64
+from netc.layer.random import key_of
 
 DRAWN = 8  # numbers that one call of kernels/stream.cuh gives
 VARIANTS = {"advance": Variant("advance_draw", "stream.cu", "advance_draw", 1)}
@@ -19,7 +17,8 @@ VARIANTS = {"advance": Variant("advance_draw", "stream.cu", "advance_draw", 1)}
 
 def stream_key(layer: Layer) -> tuple[np.uint64, np.uint64]:
     """The seed and the name by which kernels draw from the stream that layer/random.py has for this layer."""
-    return np.uint64(layer.seed & MASK_64), np.uint64(zlib.crc32(layer.name.encode()))
+    seed, name = key_of(layer.seed, layer.name)
+    return np.uint64(seed), np.uint64(name)
 
 
 def advance_draw(device: Device, draw: Memory) -> Launch:
