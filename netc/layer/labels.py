@@ -24,6 +24,19 @@ def labelled_places(layer: Layer, scores: Shape, labels: Shape, axis: int) -> Sh
     return outer, classes, inner
 
 
+def labelled_rows(layer: Layer, scores: Shape, labels: Shape) -> tuple[int, int]:
+    """Scores as (rows, classes), all axes after the first as classes. Raises NetcError unless every row has
+    one label."""
+    if count(labels) != scores[0]:
+        raise layer.error(
+            f"a {layer.type} needs one label for each row of {layer.spec.bottom[0]!r}",
+            blob=layer.spec.bottom[1],
+            expected=scores[0],
+            found=f"{count(labels)} ({list(labels)})",
+        )
+    return scores[0], count(scores[1:])
+
+
 def read_labels(
     layer: Layer, xp: ModuleType, labels: Array, classes: int, ignored: int | None = None
 ) -> Array:

@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 
 from netc.layer.base import Arity, Array, Buffers, Scratch, Shape, count
-from netc.layer.labels import read_labels
+from netc.layer.labels import labelled_rows, read_labels
 from netc.layer.loss import Loss, SoftmaxWithLoss
 from netc.layer.registry import register
 from netc.layer.softmax import softmax
@@ -32,16 +32,8 @@ class MultinomialLogisticLoss(Loss):
 
     def infer(self, bottoms: list[Shape]) -> list[Shape]:
         tops = super().infer(bottoms)
-        scores, labels = bottoms
-        if count(labels) != scores[0]:
-            raise self.error(
-                "a MultinomialLogisticLoss needs one label for each row of probabilities",
-                blob=self.spec.bottom[1],
-                expected=scores[0],
-                found=f"{count(labels)} ({list(labels)})",
-            )
-        self.rows = (scores[0], count(scores[1:]))
-        self.saved = {"index": Scratch((scores[0],), np.int64)}
+        self.rows = labelled_rows(self, *bottoms)
+        self.saved = {"index": Scratch((self.rows[0],), np.int64)}
         return tops
 
     def forward(self, xp: ModuleType, b: Buffers) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from netc.errors import NetcError
 from netc.layer.activation import log_1_plus_exp, sigmoid
 from netc.layer.base import Arity, Array, Buffers, Indices, Layer, Scratch, Shape, count
-from netc.layer.labels import labelled_places, read_labels, score_of_label
+from netc.layer.labels import labelled_places, labelled_rows, read_labels, score_of_label
 from netc.layer.registry import register
 from netc.layer.softmax import softmax
 from netc.proto import netc_pb2 as pb
@@ -215,18 +215,10 @@ class HingeLoss(Loss):
 
     def infer(self, bottoms: list[Shape]) -> list[Shape]:
         tops = super().infer(bottoms)
-        scores, labels = bottoms
-        if count(labels) != scores[0]:
-            raise self.error(
-                "a HingeLoss needs one label for each row of scores",
-                blob=self.spec.bottom[1],
-                expected=scores[0],
-                found=f"{count(labels)} ({list(labels)})",
-            )
-        self.classes = count(scores[1:])
+        rows, self.classes = labelled_rows(self, *bottoms)
         self.saved = {
-            "margin": Scratch((scores[0], self.classes)),
-            "index": Scratch((scores[0],), np.int64),
+            "margin": Scratch((rows, self.classes)),
+            "index": Scratch((rows,), np.int64),
         }
         return tops
 
