@@ -41,13 +41,18 @@ LOG_FLAGS: Final = (
 
 @dataclass(frozen=True)
 class Command:
-    """One command; `positionals`: the forms its positional arguments may take, e.g. ("ROOT LIST DB",)."""
+    """One command.
+
+    positionals: the forms its positional arguments may take, e.g. ("ROOT LIST DB",); first: the flags that
+    may give the first of them, as they do in other commands.
+    """
 
     name: str
     summary: str
     run: Callable[[Flags], int]
     flags: tuple[Flag, ...] = ()
     positionals: tuple[str, ...] = ("",)
+    first: tuple[str, ...] = ()
     usage: str = "[flags]"  # what stands behind the name, positional arguments left out
     notes: str = ""
     examples: tuple[str, ...] = ()
@@ -56,11 +61,19 @@ class Command:
     @property
     def table(self) -> tuple[Flag, ...]:
         """All flags that the command takes."""
-        return self.flags + (LOG_FLAGS if self.logs else ()) + EVERY_COMMAND
+        return (*self.own_flags, *(LOG_FLAGS if self.logs else ()), *EVERY_COMMAND)
+
+    @property
+    def own_flags(self) -> tuple[Flag, ...]:
+        """Those that are not every command's."""
+        word = self.positionals[0].split()[0].removesuffix("...") if self.first else ""
+        first = (Flag(name, "string", "", f"In place of {word}.", metavar="FILE") for name in self.first)
+        return (*first, *self.flags)
 
     def parse(self, arguments: Sequence[str]) -> Flags:
         """The flags in `arguments`. Raises UsageError; with -help, the positionals are not looked at."""
         flags = parse_flags(self.table, arguments)
+        flags.positionals[:0] = [flags.values[name] for name in self.first if name in flags.given]
         if not asks_for_help(flags):
             self._check_count(flags.positionals)
         return flags
@@ -103,9 +116,10 @@ def help_text(command: Command) -> str:
     if command.notes:
         for paragraph in textwrap.dedent(command.notes).strip().split("\n\n"):
             lines += ["", _fill(paragraph, "")]
-    if command.flags:
-        lines += ["", "Flags:"] + [_flag_text(flag) for flag in command.flags if not flag.hidden]
-    general = [flag for flag in command.table[len(command.flags) :] if not flag.hidden]
+    own = command.own_flags
+    if own:
+        lines += ["", "Flags:"] + [_flag_text(flag) for flag in own if not flag.hidden]
+    general = [flag for flag in command.table[len(own) :] if not flag.hidden]
     lines += ["", "General flags:"] + [_flag_text(flag) for flag in general]
     if command.examples:
         lines += ["", "Examples:"] + [f"  {example}" for example in command.examples]

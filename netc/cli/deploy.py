@@ -49,6 +49,7 @@ COMMAND = Command(
     run,
     FLAGS,
     positionals=("NET [OUT]",),
+    first=("model",),
     notes="""
         NET is a train_val prototxt. Data layers become inputs of the shape that the net saw in its TEST
         phase; layers that need labels go; SoftmaxWithLoss becomes a Softmax called prob. Layers keep their

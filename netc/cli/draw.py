@@ -78,6 +78,7 @@ COMMAND = Command(
     run,
     FLAGS,
     positionals=("NET PICTURE",),
+    first=("model",),
     notes="""
         The picture's ending says how it is drawn: .svg and .dot always, .png and .pdf where Graphviz is
         installed. Layers that run in place stand in the box of the layer before them; arrows bear the shapes

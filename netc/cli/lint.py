@@ -96,6 +96,7 @@ COMMAND = Command(
     run,
     FLAGS,
     positionals=("FILE...", ""),
+    first=("model", "solver"),
     notes="""
         FILE is the prototxt of a net or of a solver; with a solver its nets are looked at as well. The data
         need not be there, but rules on labels and on counts of records can only then say anything.

@@ -158,6 +158,7 @@ COMMAND = Command(
     run,
     FLAGS,
     positionals=("NET",),
+    first=("model",),
     notes="""
         NET is a prototxt. Multiply-adds are the multiplications by weights; activations are the values that
         get memory of their own, 4 bytes each; the field is how many pixels of the image one cell of the

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from netc.backends.backend import Backend
-from netc.errors import NetcError
+from netc.errors import Location, NetcError
 from netc.graph import Graph, Node, Param
 from netc.layer.filler import fill
 from netc.layer.random import stream
+from netc.proto import netc_pb2 as pb
 from netc.runtime.blob import Blob
 from netc.runtime.largest import naming_the_largest, param_elements
 from netc.runtime.lending import Lending
@@ -121,7 +122,7 @@ def _matched(graph: Graph, other: Mapping[LayerKey, list[ParamArrays]]) -> dict[
 
 
 def _first_values(graph: Graph, param: Param, dtype: Any, seed: int) -> np.ndarray:
-    """What a parameter's filler gives. Raises NetcError at its layer's line where it makes no sense."""
+    """What a parameter's filler gives. Raises NetcError at the filler's line where it makes no sense."""
     if param.blob.values is not None:
         return np.asarray(param.blob.values, dtype)
     try:
@@ -133,9 +134,18 @@ def _first_values(graph: Graph, param: Param, dtype: Any, seed: int) -> np.ndarr
         )
     except NetcError as error:
         node = next(node for node in graph.nodes if param in node.params)
-        error.at = error.at or node.location
+        error.at = error.at or _place_of(param.blob.filler, node)
         error.layer = f"{node.name} ({node.type})"
         raise
+
+
+def _place_of(filler: pb.FillerParameter | None, node: Node) -> Location | None:
+    """Where a layer's filler stands; of several that say the same, the first."""
+    layer = node.layer
+    for field, value in layer.options.ListFields() if layer.options_field else ():
+        if field.message_type is pb.FillerParameter.DESCRIPTOR and value == filler:
+            return layer.locate(layer.options_field, field.name)
+    return node.location
 
 
 def _blob(arrays: ParamArrays, backend: Backend, lending: Lending | None) -> Blob:

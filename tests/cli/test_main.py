@@ -41,6 +41,38 @@ def test_without_arguments_netc_explains_itself(capsys: pytest.CaptureFixture[st
         assert command.summary in out
 
 
+MODEL = str(Path(__file__).parents[2] / "models" / "lenet" / "deploy.prototxt")
+SOLVER = str(Path(__file__).parents[2] / "models" / "lenet" / "solver.prototxt")
+
+
+@pytest.mark.parametrize(
+    ("command", "flag", "file", "rest"),
+    [
+        ("summary", "-model", MODEL, []),
+        ("deploy", "--model", MODEL, []),
+        ("draw", "-model", MODEL, ["net.dot"]),
+        ("lint", "-model", MODEL, []),
+        ("lint", "-solver", SOLVER, []),
+    ],
+)
+def test_the_flags_of_train_name_a_net_for_every_command(
+    command: str,
+    flag: str,
+    file: str,
+    rest: list[str],
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """-model or -solver does what the same file does as the first argument."""
+    monkeypatch.chdir(tmp_path)
+    assert main([command, file, *rest]) == 0
+    plain = capsys.readouterr().out, [Path(path).read_bytes() for path in rest]
+    for arguments in ([flag, file, *rest], [*rest, f"{flag}={file}"]):
+        assert main([command, *arguments]) == 0
+        assert (capsys.readouterr().out, [Path(path).read_bytes() for path in rest]) == plain
+
+
 @pytest.mark.parametrize("arguments", [["help"], ["-help"], ["--help"], ["-h"]])
 def test_help_in_every_spelling(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 0

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from netc.backends.cpu import CpuBackend
-from netc.errors import NetcError, NetcErrors
+from netc.errors import Location, NetcError, NetcErrors
 from netc.proto import netc_pb2 as pb
 from netc.runtime import Arena, Net
 from netc.schema.text import parse_text
@@ -228,12 +228,13 @@ def test_an_unknown_filler_is_named_with_its_layer() -> None:
     text = MLP.format(batch=2).replace(
         'num_output: 5 weight_filler { type: "xavier" }', 'num_output: 5 weight_filler { type: "xaver" }'
     )
+    text = text.replace("weight_filler", "\n  weight_filler")
     parsed = parse_text(text, pb.NetParameter, "net.prototxt")
     with pytest.raises(NetcError, match="xaver") as caught:
         Net(parsed.message, pb.TRAIN, positions=parsed.positions)
     assert caught.value.layer == "ip (InnerProduct)"
-    assert caught.value.at is not None
-    assert caught.value.at.file == "net.prototxt"
+    line = next(i for i, line in enumerate(text.splitlines(), 1) if "xaver" in line)
+    assert caught.value.at == Location("net.prototxt", line, 3)
 
 
 def test_images_of_mixed_sizes_meet_one_program_for_each_size(tmp_path, monkeypatch) -> None:
