@@ -38,6 +38,15 @@ LOG_FLAGS: Final = (
     Flag("alsologtostderr", "bool", True, "The log always goes to stderr.", hidden=True),
 )
 
+FILES: Final = (  # endings of files' names, and the flags that take such files
+    (".prototxt", "solver"),
+    (".prototxt", "model"),
+    (".caffemodel", "weights"),
+    (".caffemodel.h5", "weights"),
+    (".solverstate", "snapshot"),
+    (".solverstate.h5", "snapshot"),
+)
+
 
 @dataclass(frozen=True)
 class Command:
@@ -92,7 +101,16 @@ class Command:
     def _remedy(self, positionals: Sequence[str]) -> str:
         if any(word.lower() in ("true", "false") for word in positionals):
             return "a true-or-false flag takes its value with '=': -gray=false, or -nogray"
+        named = [self._named(word) for word in positionals]
+        if all(named) and not any(self.positionals):
+            return " ".join(["netc", self.name, *named])
         return f"netc help {self.name}"
+
+    def _named(self, file: str) -> str:
+        """A file behind the flag that takes such files; nothing where the command has none."""
+        takers = (flag for ending, flag in FILES if file.endswith(ending))
+        known = {flag.name for flag in self.own_flags}
+        return next((f"-{flag} {file}" for flag in takers if flag in known), "")
 
 
 def _takes(form: str, count: int) -> bool:
