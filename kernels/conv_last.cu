@@ -10,6 +10,33 @@
 // Bound: 2 N K P Q C R S FLOPs; a block copies BM + BN pieces for 2 BM BN products of a piece's numbers.
 #include "conv_last_block.cuh"
 
+// Where a piece of a tile's row of PIECES lies: what is loaded at once, which is one piece of 8 rows with 4 in each,
+// and two pieces of 4 rows with 8, lies in different banks.
+template <int PIECES>
+DEVICE int place_of(int row, int piece) {
+  static_assert(PIECES == 4 || PIECES == 8);
+  return (row * PIECES + (piece ^ (PIECES == 4 ? row / 2 % 4 : row % 4 * 2))) * PIECE_BYTES;
+}
+
+// A thread copies its piece of a step for every so many-th row of a tile of ROWS filters.
+template <int ROWS, int PIECES, int THREADS, class T, class Tiles>
+DEVICE void copy_filters(char* tile, const T* filters, const Walk& walk, const Filters& of, const Tiles& block) {
+  constexpr int AT_ONCE = THREADS / PIECES;
+  static_assert(ROWS % AT_ONCE == 0 && AT_ONCE % 8 == 0);
+  const Axis &high = block.high, &wide = block.wide;
+  const int first = threadIdx.x / PIECES, row0 = block.channel0 + first;
+  const int tap_y = high.tap_first + walk.tap_y * high.tap_jump, tap_x = wide.tap_first + walk.tap_x * wide.tap_jump;
+  const int64 row = (int64(block.group) * of.r * of.s + tap_y * of.s + tap_x) * of.rows + row0;
+  const T* packed = filters + (row * of.pieces + walk.piece) * PIECE<T>;
+  tile += place_of<PIECES>(first, threadIdx.x % PIECES);
+#pragma unroll
+  for (int i = 0; i < ROWS; i += AT_ONCE) {
+    const bool wanted = walk.tap_y < high.taps && row0 + i < of.rows;
+    const T* source = wanted ? packed + int64(i) * of.pieces * PIECE<T> : filters;
+    cp_async<16>(tile + i * PIECES * PIECE_BYTES, source, wanted);
+  }
+}
+
 // The fragment of A whose first row is row0 and which begins with the filters' piece `piece` of a step.
 template <class T, class Number, int PIECES>
 DEVICE void load_cells(unsigned (&x)[4], const char* tile, int row0, int piece) {
@@ -49,9 +76,11 @@ conv_last(SIZES, const Number* __restrict__ input, const T* __restrict__ filters
   Walk a_walk{pieces * WIDER, block.wide.taps}, b_walk{pieces, block.wide.taps};
   a_walk.advance(threadIdx.x % A_PIECES);
   b_walk.advance(threadIdx.x % B_PIECES);
+  const int row = threadIdx.x / A_PIECES, place = place_of<A_PIECES>(row, threadIdx.x % A_PIECES);
+  auto window_of = [&](int i) { return windows[row + i * (THREADS / A_PIECES)]; };
   auto copy_step = [&](int step) {
     char* stage = shared + step % STAGES * STAGE;
-    copy_cells<BM, A_PIECES, THREADS>(stage, input, windows, a_walk, from, block);
+    copy_cells<BM, A_PIECES, THREADS>(stage + place, input, window_of, a_walk, from, block);
     copy_filters<BN, B_PIECES, THREADS>(stage + A_TILE, filters, WIDER == 1 ? a_walk : b_walk, of, block);
     a_walk.advance(A_PIECES);
     if constexpr (WIDER > 1) b_walk.advance(B_PIECES);

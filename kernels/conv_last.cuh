@@ -37,3 +37,16 @@ DEVICE T packed_number(float x) {
   else
     return from_float<T>(x);
 }
+// Numbers as a piece of a packed array.
+template <class T>
+DEVICE void store_piece(T* target, const float (&numbers)[PIECE<T>]) {
+  Packed<unsigned, 4> piece;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    if constexpr (sizeof(T) == 4)
+      piece.v[i] = to_tf32(numbers[i]);
+    else
+      piece.v[i] = narrow_pair<T>(numbers[2 * i], numbers[2 * i + 1]);
+  }
+  store_packed<4>(reinterpret_cast<unsigned*>(target), piece);
+}

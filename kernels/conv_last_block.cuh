@@ -1,4 +1,4 @@
-// What a block of conv_last.cu and conv_last_wgmma.cu works on, how it copies the tiles of a step, and what becomes of
+// What a block of conv_last.cu and conv_last_wgmma.cu works on, how it copies the cells of a step, and what becomes of
 // its sums.
 #pragma once
 #include "conv_axis.cuh"
@@ -6,14 +6,6 @@
 #include "relu.cuh"
 
 constexpr int OUTSIDE = -(1 << 29);
-
-// Where a piece of a tile's row of PIECES lies: what is loaded at once, which is one piece of 8 rows with 4 in each,
-// and two pieces of 4 rows with 8, lies in different banks. With 4 it is where wgmma looks for it.
-template <int PIECES>
-DEVICE int place_of(int row, int piece) {
-  static_assert(PIECES == 4 || PIECES == 8);
-  return (row * PIECES + (piece ^ (PIECES == 4 ? row / 2 % 4 : row % 4 * 2))) * PIECE_BYTES;
-}
 
 // Where the window of a cell of the output begins: in the input, and in its image.
 struct alignas(16) Window {
@@ -84,49 +76,38 @@ struct Walk {
   }
 };
 
-// A thread copies its piece of a step for every so many-th row of a tile of ROWS rows.
-template <int ROWS, int PIECES, int THREADS, class T, class Tiles>
-DEVICE void copy_cells(char* tile, const T* input, const Window* windows, const Walk& walk, const Source& from,
+// A thread copies its piece of a step for every so many-th row of a tile of ROWS rows, the first of them to `place`.
+// window_of(i): the window of the i-th that it copies.
+template <int ROWS, int PIECES, int THREADS, class T, class WindowOf, class Tiles>
+DEVICE void copy_cells(char* place, const T* input, const WindowOf& window_of, const Walk& walk, const Source& from,
                        const Tiles& block) {
   constexpr int AT_ONCE = THREADS / PIECES;
   static_assert(ROWS % AT_ONCE == 0 && AT_ONCE % 8 == 0);
-  const int first = threadIdx.x / PIECES;
   const int down = walk.tap_y * block.high.tap_step, right = walk.tap_x * block.wide.tap_step;
   const bool more = walk.tap_y < block.high.taps && walk.piece < from.pieces;
   const T* source = input + (int64(down) * from.w + right) * from.cell_pitch + walk.piece * PIECE<T>;
-  tile += place_of<PIECES>(first, threadIdx.x % PIECES);
 #pragma unroll
-  for (int i = 0; i < ROWS; i += AT_ONCE) {
-    const Window window = windows[first + i];
+  for (int i = 0; i < ROWS / AT_ONCE; ++i) {
+    const Window window = window_of(i);
     const bool wanted = more && static_cast<unsigned>(window.y + down) < static_cast<unsigned>(from.h) &&
                         static_cast<unsigned>(window.x + right) < static_cast<unsigned>(from.w);
-    cp_async<16>(tile + i * PIECES * PIECE_BYTES, wanted ? source + window.begin : input, wanted);
-  }
-}
-template <int ROWS, int PIECES, int THREADS, class T, class Tiles>
-DEVICE void copy_filters(char* tile, const T* filters, const Walk& walk, const Filters& of, const Tiles& block) {
-  constexpr int AT_ONCE = THREADS / PIECES;
-  static_assert(ROWS % AT_ONCE == 0 && AT_ONCE % 8 == 0);
-  const Axis &high = block.high, &wide = block.wide;
-  const int first = threadIdx.x / PIECES, row0 = block.channel0 + first;
-  const int tap_y = high.tap_first + walk.tap_y * high.tap_jump, tap_x = wide.tap_first + walk.tap_x * wide.tap_jump;
-  const int64 row = (int64(block.group) * of.r * of.s + tap_y * of.s + tap_x) * of.rows + row0;
-  const T* packed = filters + (row * of.pieces + walk.piece) * PIECE<T>;
-  tile += place_of<PIECES>(first, threadIdx.x % PIECES);
-#pragma unroll
-  for (int i = 0; i < ROWS; i += AT_ONCE) {
-    const bool wanted = walk.tap_y < high.taps && row0 + i < of.rows;
-    const T* source = wanted ? packed + int64(i) * of.pieces * PIECE<T> : filters;
-    cp_async<16>(tile + i * PIECES * PIECE_BYTES, source, wanted);
+    cp_async<16>(place + i * AT_ONCE * PIECES * PIECE_BYTES, wanted ? source + window.begin : input, wanted);
   }
 }
 
-// Stores a warp's sums with bias and ReLU; two channels at once where they lie side by side.
-template <int TM, int TN, class Tiles>
+// Stores a warp's sums with bias and ReLU; two channels at once where they lie side by side. Of its cells 16 are
+// neighbours, and so many lie from their first to the next ones'.
+template <int APART = 16, int TM, int TN, class Tiles>
 DEVICE void store_sums(const float (&sums)[TM][TN][4], const Tiles& block, const Filters& of, const Target& to,
                        const int64* targets, int row0, int column0, const float* bias, float slope, float* output) {
   const int lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
   const bool pairs = to.channel == 1 && of.rows % 2 == 0 && reinterpret_cast<uint64>(output) % 8 == 0;
+  float* firsts[TM * 2];  // of each cell's channels
+#pragma unroll
+  for (int i = 0; i < TM * 2; ++i) {
+    const int cell = row0 + i / 2 * APART + i % 2 * 8 + g;
+    firsts[i] = block.cell0 + cell < block.all_cells ? output + targets[cell] : nullptr;
+  }
 #pragma unroll
   for (int j = 0; j < TN; ++j) {
     const int channel = block.channel0 + column0 + j * 8 + 2 * q;
@@ -136,11 +117,10 @@ DEVICE void store_sums(const float (&sums)[TM][TN][4], const Tiles& block, const
     const float shift0 = shift ? shift[0] : 0.0f, shift1 = shift && second ? shift[1] : 0.0f;
 #pragma unroll
     for (int i = 0; i < TM * 2; ++i) {
-      const int cell = row0 + i * 8 + g;
-      if (block.cell0 + cell >= block.all_cells) continue;
+      if (!firsts[i]) continue;
       const float y0 = relu(sums[i / 2][j][i % 2 * 2] + shift0, slope);
       const float y1 = relu(sums[i / 2][j][i % 2 * 2 + 1] + shift1, slope);
-      float* target = output + targets[cell] + int64(channel) * to.channel;
+      float* target = firsts[i] + int64(channel) * to.channel;
       if (pairs) {
         store_packed<2>(target, Packed<float, 2>{{y0, y1}});
       } else {

@@ -7,19 +7,6 @@
 #include "conv_last.cuh"
 #include "division.cuh"
 
-template <class T>
-DEVICE void store_piece(T* target, const float (&numbers)[PIECE<T>]) {
-  Packed<unsigned, 4> piece;
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    if constexpr (sizeof(T) == 4)
-      piece.v[i] = to_tf32(numbers[i]);
-    else
-      piece.v[i] = narrow_pair<T>(numbers[2 * i], numbers[2 * i + 1]);
-  }
-  store_packed<4>(reinterpret_cast<unsigned*>(target), piece);
-}
-
 // `count` pieces, `pieces` of them in each of the groups. whole: every group's channels are whole packs of 4 floats.
 template <class T>
 __global__ void __launch_bounds__(256)

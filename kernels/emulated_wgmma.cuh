@@ -3,29 +3,32 @@
 // four warps must take part, and that what is not published may be missed.
 #pragma once
 
+extern "C" {
+unsigned emu_block_serial();                    // a number for each block that has run
+void emu_count_products(int more, void* site);  // of this thread, that are under way
+}
+
 struct EmuWgmma {
   float* d;
   const char *a, *b;
-  int row0, byte;
+  int row0, columns, byte;
   unsigned group;
   EmuExchange exchange;
   void* site;
 };
-// The products of one thread that nobody has waited for.
+// The products of one thread that it has not waited for. Those of a block that has ended are forgotten.
 struct EmuWgmmaQueue {
   static constexpr unsigned MOST = 64;
   EmuWgmma waiting[MOST];
-  unsigned count, groups;
-  EmuIndex block;
+  unsigned count, groups, block;
 };
 static EmuWgmmaQueue emu_wgmma_queues[1024];
 
 EMU_UNCHECKED inline EmuWgmmaQueue& emu_wgmma_queue() {
   EmuWgmmaQueue& queue = emu_wgmma_queues[emu_now.thread.x];
-  const EmuIndex &then = queue.block, &now = emu_now.block;
-  if (then.x != now.x || then.y != now.y || then.z != now.z) {
-    if (queue.count) emu_fail("unwaited wgmma", "an earlier block ended without waiting for its products", nullptr);
-    queue.block = now;
+  if (queue.block != emu_block_serial()) {
+    queue.block = emu_block_serial();
+    queue.count = queue.groups = 0;
   }
   return queue;
 }
@@ -42,26 +45,26 @@ EMU_UNCHECKED inline float emu_wgmma_number(const char* tile, int row, int byte)
 EMU_UNCHECKED inline void emu_report_wgmma(const EmuWgmma& mine) {
   const int lane = int(emu_now.lane);
   EMU_REPORT_ACCESS(mine.a + wgmma_offset(mine.row0 + lane / 2, mine.byte + lane % 2 * 16), 16, EMU_READ, mine.site);
-  for (int i = lane; i < 256; i += 32)
+  for (int i = lane; i < mine.columns * 2; i += 32)
     EMU_REPORT_ACCESS(mine.b + wgmma_offset(i / 2, mine.byte + i % 2 * 16), 16, EMU_READ, mine.site);
 }
-template <class T>
+template <class T, int N>
 EMU_UNCHECKED static void emu_exchange_wgmma(void** lanes, unsigned mask) {
   constexpr int K = 32 / sizeof(T);
   emu_need_full_warp(mask);
   const auto* first = static_cast<EmuWgmma*>(lanes[0]);
-  float A[16][K], B[K][128], C[16][128] = {};
+  float A[16][K], B[K][N], C[16][N] = {};
   for (int k = 0; k < K; ++k) {
     const int byte = first->byte + k * int(sizeof(T));
     for (int i = 0; i < 16; ++i) A[i][k] = emu_wgmma_number<T>(first->a, first->row0 + i, byte);
-    for (int j = 0; j < 128; ++j) B[k][j] = emu_wgmma_number<T>(first->b, j, byte);
+    for (int j = 0; j < N; ++j) B[k][j] = emu_wgmma_number<T>(first->b, j, byte);
   }
   for (int i = 0; i < 16; ++i)
     for (int k = 0; k < K; ++k)
-      for (int j = 0; j < 128; ++j) C[i][j] += A[i][k] * B[k][j];
+      for (int j = 0; j < N; ++j) C[i][j] += A[i][k] * B[k][j];
   for (int lane = 0; lane < 32; ++lane) {
     float* d = static_cast<EmuWgmma*>(lanes[lane])->d;
-    for (int i = 0; i < 64; ++i) d[i] += C[lane / 4 + i / 2 % 2 * 8][i / 4 * 8 + lane % 4 * 2 + i % 2];
+    for (int i = 0; i < N / 2; ++i) d[i] += C[lane / 4 + i / 2 % 2 * 8][i / 4 * 8 + lane % 4 * 2 + i % 2];
   }
 }
 
@@ -78,16 +81,19 @@ EMU_OPERATION void wgmma_wait() {
     emu_warp_meet(FULL_WARP, &mine, mine.exchange, false, mine.site);
   }
   queue.count -= done;
+  emu_count_products(-int(done), nullptr);
   memmove(queue.waiting, queue.waiting + done, queue.count * sizeof(EmuWgmma));
 }
-template <class T>
-EMU_OPERATION void wgmma_m64n128(float (&d)[64], const T* a_tile, const T* b_tile, int byte) {
+template <class T, int SUMS>
+EMU_OPERATION void wgmma_m64(float (&d)[SUMS], const T* a_tile, const T* b_tile, int byte) {
   EmuWgmmaQueue& queue = emu_wgmma_queue();
-  if (reinterpret_cast<uintptr_t>(a_tile) % 512 || reinterpret_cast<uintptr_t>(b_tile) % 512)
-    emu_fail("misaligned access", "a tile of wgmma begins at no multiple of 512 bytes", EMU_SITE);
+  static_assert(SUMS == 64 || SUMS == 128);
+  if ((reinterpret_cast<uintptr_t>(a_tile) | reinterpret_cast<uintptr_t>(b_tile)) % WGMMA_TILE_ALIGNMENT)
+    emu_fail("misaligned access", "a tile of wgmma begins at no multiple of 1024 bytes", EMU_SITE);
   if (queue.count == EmuWgmmaQueue::MOST) emu_fail("unwaited wgmma", "too many products are under way", EMU_SITE);
   const int row0 = int(emu_now.thread.x) / 32 % 4 * 16;
   queue.waiting[queue.count] = {d, reinterpret_cast<const char*>(a_tile), reinterpret_cast<const char*>(b_tile),
-                                row0, byte, queue.groups, emu_exchange_wgmma<T>, EMU_SITE};
+                                row0, 2 * SUMS, byte, queue.groups, emu_exchange_wgmma<T, 2 * SUMS>, EMU_SITE};
   emu_report_wgmma(queue.waiting[queue.count++]);
+  emu_count_products(1, EMU_SITE);
 }

@@ -1,8 +1,20 @@
-// A block's steps through tiles of shared memory, of which several are copied ahead (cp.async).
+// A block's steps through tiles of shared memory, of which several are copied ahead.
 #pragma once
 
+// Which of the STAGES tiles a step takes, and the parity of the mbarriers' phase that it is in it.
+template <int STAGES>
+struct Turn {
+  int stage = 0, parity = 0;
+  DEVICE void advance() {
+    if (++stage == STAGES) {
+      stage = 0;
+      parity ^= 1;
+    }
+  }
+};
+
 // Calls multiply(step) for each of so many steps once its tile is there for all threads, while the copies that
-// copy_step(step) has begun for the next STAGES - 1 are under way. Tiles take turns: STAGES of them.
+// copy_step(step) has begun (cp.async) for the next STAGES - 1 are under way. Tiles take turns: STAGES of them.
 template <int STAGES, class Copy, class Multiply>
 DEVICE void run_stages(int steps, const Copy& copy_step, const Multiply& multiply) {
 #pragma unroll

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from netc.backends.cuda import conv_last, conv_last_images, conv_last_weights
-from netc.backends.cuda.conv_last import Plan, images_candidate, plans
+from netc.backends.cuda.conv_last import STEP_PIECES, WGMMA_TILES, Plan, images_candidate, plans
+from netc.backends.cuda.conv_last_filters import WGMMA_PIECES
 from netc.backends.cuda.conv_last_images import NUMBERS, PIECE, Reading, readings
 from netc.backends.cuda.conv_last_tile import Tile
 from netc.backends.cuda.conv_last_weights import STEP, choose_shares, filters_candidate
@@ -30,7 +31,7 @@ pytestmark = [pytest.mark.cuda, pytest.mark.usefixtures("emulator")]
 LAST = Layouts(NHWC, NHWC)
 ALL_LAYOUTS = [Layouts(*pair) for pair in product((NHWC, PLAIN), repeat=2)]
 DIRECTIONS = ("forward", "backward_data")
-IMAGE_TILES = [*conv_last.TILES, *conv_last.WGMMA_TILES]
+IMAGE_TILES = [*conv_last.TILES, *WGMMA_TILES]
 
 
 def without_twins(tiles: Sequence[Tile]) -> list[Tile]:
@@ -124,6 +125,11 @@ def smallest(tiles: tuple[Tile, ...], math: str, number: str) -> Tile:
     return [tile for tile in tiles if (tile.math, tile.number) == (math, number)][-1]
 
 
+def step_of(tile: Tile) -> int:
+    """Channels of a step."""
+    return (WGMMA_PIECES if tile.wgmma else STEP_PIECES) * PIECE[NUMBERS[tile.math]]
+
+
 def whole(channels: int) -> int:
     """As many, or a few more, that floats are read as they lie."""
     return -(-channels // 4) * 4
@@ -158,7 +164,7 @@ def test_odd_shapes_in_all_directions_and_layouts(fast: EmulatedDevice, math: st
             for plan in plans(direction, math, shape, layouts):
                 check_images(fast, plan, smallest(conv_last.TILES, math, plan.source.number))
                 if plan.source.packed:
-                    check_images(fast, plan, smallest(conv_last.WGMMA_TILES, math, NUMBERS[math]))
+                    check_images(fast, plan, smallest(WGMMA_TILES, math, NUMBERS[math]))
         for x, _ in conv_last_weights.sides(math, shape, layouts):
             check_weights(fast, smallest(conv_last_weights.TILES, math, x.number), shape, layouts)
 
@@ -166,7 +172,7 @@ def test_odd_shapes_in_all_directions_and_layouts(fast: EmulatedDevice, math: st
 @pytest.mark.parametrize("tile", without_twins(IMAGE_TILES), ids=str)
 def test_images_at_the_edges_of_tiles(fast: EmulatedDevice, tile: Tile) -> None:
     """Cells, channels and steps of exactly a tile, one less and one more, and of several."""
-    step, cells = 4 * PIECE[NUMBERS[tile.math]], tile.m // 8
+    step, cells = step_of(tile), tile.m // 8
     more = whole(2 * step + 1)
     check_direction(fast, "forward", tile, shape_of(2, step, 4, cells, tile.n, (1, 1)))
     check_direction(fast, "forward", tile, shape_of(1, more, 1, tile.m - 1, tile.n + 1, (1, 1)))
@@ -241,7 +247,7 @@ def test_bias_and_relu_in_the_same_launch(fast: EmulatedDevice, tile: Tile) -> N
 @pytest.mark.parametrize("tile", IMAGE_TILES, ids=str)
 def test_every_variant_to_images_in_check_mode(checked: EmulatedDevice, tile: Tile) -> None:
     checked.order, checked.seed = "random", 5
-    deep = 4 * PIECE[NUMBERS[tile.math]] + 4
+    deep = step_of(tile) + 4
     check_direction(checked, "forward", tile, shape_of(2, deep, 4, 5, 6, (2, 2), pad=(1, 0)), bias=True)
     strided = shape_of(1, 6, 9, 8, 8, (3, 3), (2, 1), (1, 1), group=2)
     check_direction(checked, "backward_data", tile, strided, Layouts(PLAIN, NHWC))

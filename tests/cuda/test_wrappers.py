@@ -12,6 +12,7 @@ from netc.backends.cuda.kernel import Variant
 from netc.errors import NetcError
 from tests.cuda.arrays import get, put, room
 from tests.cuda.rounding import ROUNDED
+from tests.cuda.wgmma_tiles import as_tiles
 
 pytestmark = [pytest.mark.cuda, pytest.mark.usefixtures("emulator")]
 
@@ -73,20 +74,48 @@ def test_fragments_of_tiles(device: EmulatedDevice, kind: str, a_k_is_row: bool,
     np.testing.assert_allclose(get(device, d, (16, 16)), a @ b, rtol=1e-5, atol=1e-5)
 
 
+def launch_on_sm_90a(device: EmulatedDevice, expression: str, *arguments: object) -> None:
+    """Four warps."""
+    if device.properties.architecture != 90:
+        pytest.skip("wgmma needs sm_90a")
+    variant = Variant(expression, FILE, expression, 128, architecture=90, specific=True)
+    device.launch(device.load(variant), (1,), (128,), arguments)  # type: ignore[arg-type]
+
+
+def factors(kind: str, columns: int) -> tuple[np.ndarray, np.ndarray]:
+    """64 and so many rows of 128 bytes, rounded."""
+    rng, k = np.random.default_rng(0), 32 if kind == "tf32" else 64
+    a, b = (ROUNDED[kind](rng.standard_normal((n, k)).astype(np.float32)) for n in (64, columns))
+    return a, b
+
+
+def number_of(kind: str) -> str:
+    return "float" if kind == "tf32" else kind
+
+
+@pytest.mark.parametrize("columns", [128, 256])
 @pytest.mark.parametrize("kind", ["tf32", "bf16", "fp16"])
-def test_products_by_four_warps(device: EmulatedDevice, kind: str) -> None:
-    rng, k = np.random.default_rng(0), 16 if kind == "tf32" else 32
-    a, b = (ROUNDED[kind](rng.standard_normal((n, k)).astype(np.float32)) for n in (64, 128))
-    d = room(device, 64 * 128)
-    number = "float" if kind == "tf32" else kind
-    launch(device, f"multiply_by_four_warps<{number}, false>", 128, put(device, a), put(device, b), d)
-    np.testing.assert_allclose(get(device, d, (64, 128)), a @ b.T, rtol=1e-5, atol=1e-5)
+def test_products_by_four_warps(device: EmulatedDevice, kind: str, columns: int) -> None:
+    (a, b), d = factors(kind, columns), room(device, 64 * columns)
+    kernel = f"multiply_by_four_warps<{number_of(kind)}, {columns}, false>"
+    launch_on_sm_90a(device, kernel, put(device, a), put(device, b), d)
+    np.testing.assert_allclose(get(device, d, (64, columns)), a @ b.T, rtol=1e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("columns", [128, 256])
+@pytest.mark.parametrize("kind", ["tf32", "bf16", "fp16"])
+def test_products_of_tiles_that_a_bulk_copy_brings(device: EmulatedDevice, kind: str, columns: int) -> None:
+    (a, b), d = factors(kind, columns), room(device, 64 * columns)
+    given = (a, b) if kind == "tf32" else (narrow(kind, a), narrow(kind, b))
+    kernel = f"multiply_brought_tiles<{number_of(kind)}, {columns}>"
+    launch_on_sm_90a(device, kernel, *(put(device, as_tiles(rows)) for rows in given), d)
+    np.testing.assert_allclose(get(device, d, (64, columns)), a @ b.T, rtol=1e-5, atol=2e-5)
 
 
 def test_a_tile_that_is_overwritten_before_its_product_is_done_is_a_race(checked: EmulatedDevice) -> None:
-    a, b = (put(checked, np.zeros((n, 32), np.float32)) for n in (64, 128))
+    a, b = (put(checked, np.zeros((n, 64), np.float32)) for n in (64, 128))
     with pytest.raises(NetcError, match=r"race: .* overwrites what was read from shared a_tile"):
-        launch(checked, "multiply_by_four_warps<bf16, true>", 128, a, b, room(checked, 64 * 128))
+        launch_on_sm_90a(checked, "multiply_by_four_warps<bf16, 128, true>", a, b, room(checked, 64 * 128))
 
 
 @pytest.mark.parametrize("kind", ["bf16", "fp16"])

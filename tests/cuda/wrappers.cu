@@ -1,5 +1,6 @@
 // Kernels that show each wrapper of netc.cuh, for comparison with NumPy (and of a GPU with the emulator).
 #include "netc.cuh"
+#include "bulk_copy.cuh"
 #include "fragments.cuh"
 #include "wgmma.cuh"
 
@@ -52,32 +53,62 @@ __global__ void __launch_bounds__(32) multiply_fragments(const float* a, const f
   for (int j = 0; j < 2; ++j)
     for (int e = 0; e < 4; ++e) d[(g + e / 2 * 8) * 16 + j * 8 + 2 * q + e % 2] = sums[j][e];
 }
-// D[64][128] = A[64][k] B[k][128] for rows of 64 bytes, by four warps; B is given as 128 rows. IMPATIENT threads clear
-// A before its products are known to be done.
-template <class T, bool IMPATIENT>
-__global__ void __launch_bounds__(128) multiply_by_four_warps(const float* a, const float* b, float* d) {
-  constexpr int K = 64 / sizeof(T);
-  __shared__ __align__(512) T a_tile[64 * K], b_tile[128 * K];
+template <int SUMS>
+DEVICE void store_products(const float (&sums)[SUMS], float* d) {
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, q = lane % 4;
-  for (int i = threadIdx.x; i < 192 * K; i += 128) {
+#pragma unroll
+  for (int i = 0; i < SUMS; ++i)
+    d[(warp * 16 + g + i / 2 % 2 * 8) * (2 * SUMS) + i / 4 * 8 + 2 * q + i % 2] = sums[i];
+}
+// D[64][N] = A[64][k] B[k][N] for rows of 128 bytes, by four warps; B is given as N rows. IMPATIENT threads clear A
+// before its products are known to be done.
+template <class T, int N, bool IMPATIENT>
+__global__ void __launch_bounds__(128) multiply_by_four_warps(const float* a, const float* b, float* d) {
+  constexpr int K = WGMMA_ROW_BYTES / sizeof(T);
+  __shared__ __align__(1024) T a_tile[64 * K], b_tile[N * K];
+  for (int i = threadIdx.x; i < (64 + N) * K; i += 128) {
     const bool of_a = i < 64 * K;
     const int row = of_a ? i / K : i / K - 64, byte = i % K * sizeof(T);
     const int at = (wgmma_offset(row, byte / 16 * 16) + byte % 16) / sizeof(T);
     (of_a ? a_tile : b_tile)[at] = from_float<T>(of_a ? a[i] : b[i - 64 * K]);
   }
-  float sums[64] = {};
+  float sums[N / 2] = {};
   wgmma_publish();
   __syncthreads();
   wgmma_begin();
-  wgmma_m64n128(sums, a_tile, b_tile, 0);
+  wgmma_m64(sums, a_tile, b_tile, 0);
+  wgmma_m64(sums, a_tile, b_tile, 32);
   wgmma_commit();
-  wgmma_m64n128(sums, a_tile, b_tile, 32);
+  wgmma_m64(sums, a_tile, b_tile, 64);
+  wgmma_m64(sums, a_tile, b_tile, 96);
   wgmma_commit();
   wgmma_wait<1>();
   if (IMPATIENT) a_tile[threadIdx.x] = T{};
   wgmma_wait<0>();
+  store_products(sums, d);
+}
+// The same, of tiles that one thread brings as they are given.
+template <class T, int N>
+__global__ void __launch_bounds__(128) multiply_brought_tiles(const T* a, const T* b, float* d) {
+  constexpr int K = WGMMA_ROW_BYTES / sizeof(T);
+  __shared__ __align__(1024) T a_tile[64 * K], b_tile[N * K];
+  __shared__ MBarrier full;
+  if (threadIdx.x == 0) {
+    mbarrier_init(&full, 1);
+    mbarrier_publish();
+    mbarrier_expect(&full, sizeof a_tile + sizeof b_tile);
+    bulk_copy(a_tile, a, sizeof a_tile, &full);
+    bulk_copy(b_tile, b, sizeof b_tile, &full);
+  }
+  float sums[N / 2] = {};
+  __syncthreads();
+  mbarrier_wait(&full, 0);
+  wgmma_begin();
 #pragma unroll
-  for (int i = 0; i < 64; ++i) d[(warp * 16 + g + i / 2 % 2 * 8) * 128 + i / 4 * 8 + 2 * q + i % 2] = sums[i];
+  for (int byte = 0; byte < WGMMA_ROW_BYTES; byte += 32) wgmma_m64(sums, a_tile, b_tile, byte);
+  wgmma_commit();
+  wgmma_wait<0>();
+  store_products(sums, d);
 }
 template <class T>
 __global__ void round_pairs(int pairs, const float* x, unsigned* y) {

@@ -17,7 +17,8 @@ class Tile:
     """A block's product of m rows and n columns.
 
     number: what the images hold, "float" or what is multiplied; warp_m, warp_n: rows and columns of a warp;
-    stages: the steps under way at once; wgmma: by conv_last_wgmma.cu, where four warps work as one.
+    stages: the steps under way at once; wgmma: by conv_last_wgmma.cu, where four warps work as one; feeders:
+    its warps that only copy.
     """
 
     math: str
@@ -28,10 +29,11 @@ class Tile:
     warp_n: int
     stages: int
     wgmma: bool = False
+    feeders: int = 0
 
     @property
     def threads(self) -> int:
-        return (self.m // self.warp_m) * (self.n // self.warp_n) * WARP
+        return ((self.m // self.warp_m) * (self.n // self.warp_n) + self.feeders) * WARP
 
     @property
     def numbers(self) -> str:

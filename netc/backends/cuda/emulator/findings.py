@@ -15,6 +15,7 @@ REMEDY = {
     "unwaited bulk copy": "mbarrier_wait by every thread that uses the data, or by one and then a barrier",
     "wrong byte count": "mbarrier_expect all bytes that the phase's bulk copies bring",
     "wrong mbarrier": "mbarrier_init by one thread, a __syncthreads, then in each phase so many arrivals",
+    "unwaited wgmma": "wgmma_wait<0> before the sums are read and before the end",
     "unwaited cp.async": "cp_async_wait, then __syncthreads, before the data are used and before the end",
     "divergent barrier": "let all threads of the block reach the same __syncthreads",
     "bad mask": "a mask that names exactly the lanes that take part, all of them still running",

@@ -1,5 +1,6 @@
 // mbarriers, and the copies that tell them how many bytes have come (cp.async.bulk, sm_90). A copy lands as late as the
-// rules allow: when no thread can go on without it.
+// rules allow: when no thread can go on without it. Beside them a count of products that are under way (wgmma), which
+// kernels' libraries compute themselves.
 //
 // What a thread knows of others through mbarriers: for each of them how many of its releases lie behind it. An arrival
 // releases what its thread has done and knows; who has waited for a phase knows all that its arrivals released.
@@ -30,6 +31,13 @@ struct BulkCopy {
 std::map<uintptr_t, Barrier> barriers;  // of the block that runs
 std::deque<BulkCopy> flying;
 uint32_t landed;  // copies so far, the clock of their writes
+unsigned block_serial;
+// Products that threads of the block have begun and not waited for; where and by whom the last was begun.
+struct {
+  long count;
+  void* site;
+  unsigned thread;
+} products;
 
 void learn(Knowledge& mine, const Knowledge& other) {
   if (mine.size() < other.size()) mine.resize(other.size());
@@ -60,6 +68,8 @@ bool mbarriers_in_use() { return !barriers.empty(); }
 void forget_mbarriers() {
   barriers.clear();
   flying.clear();
+  products = {};
+  ++block_serial;
 }
 // They have met: what each has done and knows, all know.
 void share_knowledge(const std::vector<Fiber*>& fibers) {
@@ -93,6 +103,11 @@ bool land_bulk_copy() {
   return true;
 }
 void report_flying() {
+  if (products.count) {
+    EmuReport* report = add_report("unwaited wgmma", products.site,
+                                   "the block ends while %ld products of threads have not been waited for", products.count);
+    report->thread = products.thread;
+  }
   if (flying.empty()) return;
   EmuReport* report = add_report("unwaited bulk copy", flying.front().site,
                                  "the block ends with %zu bulk copies that no thread waited for", flying.size());
@@ -111,6 +126,11 @@ void report_missing(const Fiber& fiber) {
 
 // ---- called by kernels ----
 extern "C" {
+unsigned emu_block_serial() { return block_serial; }
+void emu_count_products(int more, void* site) {
+  products.count += more;
+  if (more > 0) products = {products.count, site, current->number};
+}
 void emu_mbarrier_init(void* word, unsigned arrivals, void* site) {
   auto address = reinterpret_cast<uintptr_t>(word);
   check_access(address, 8, EMU_WRITE, site);
