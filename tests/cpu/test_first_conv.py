@@ -12,12 +12,12 @@ from netc.backends.cpu import first_conv
 from netc.backends.cpu.conv import make_convolution
 from netc.backends.cpu.filters import FiltersForm
 from netc.backends.cpu.first_conv import FirstFilters, instructions
+from netc.backends.cpu.processor import vector_lanes
 from netc.backends.form import Form
 from tests.cpu.form_case import BLOCKED, LAYOUTS, NHWC, PLAIN, FormCase, build
 
 pytest.importorskip("numba")
-tiles = pytest.importorskip("netc.backends.cpu.loop_tiles")
-pytestmark = pytest.mark.skipif(not tiles.vector_lanes(), reason="the processor multiplies or adds")
+pytestmark = pytest.mark.skipif(not vector_lanes(), reason="the processor multiplies or adds")
 
 GEOMETRIES = {
     "LeNet's": ((3, 1, 28, 28), "num_output: 20 kernel_size: 5"),
@@ -100,7 +100,7 @@ def test_a_bias_that_does_not_learn(layout: str) -> None:
 @pytest.mark.parametrize("filters", [7, 20, 40, 96])
 def test_every_tile(lanes: int, filters: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those of wider vectors than the processor has are computed in parts."""
-    monkeypatch.setattr(tiles, "vector_lanes", lambda: lanes)
+    monkeypatch.setattr(first_conv, "vector_lanes", lambda: lanes)
     graph = build(conv(f"num_output: {filters} kernel_size: 5", ""), (2, 3, 15, 14))
     loop = part(FIRST(graph, NHWC).check())
     assert loop

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from netc.backends.cpu import loops
+from netc.backends.cpu import loops, winograd_task
 from netc.backends.cpu.bn import FOLLOWERS
 from netc.backends.cpu.conv import make_convolution
 from netc.backends.cpu.conv_bn import (
@@ -15,8 +15,9 @@ from netc.backends.cpu.conv_bn import (
     ScaledConvolutionForm,
     make_convolution_batch_norm,
 )
+from netc.backends.cpu.filter_parts import PointsData, PointsFilters, PointsForward
 from netc.backends.cpu.filters import FiltersForm
-from netc.backends.cpu.winograd_task import Task, blocks, data_task
+from netc.backends.cpu.winograd_task import Dealing, Task, blocks, data_task
 from netc.backends.form import Form, Mode
 from netc.layer import Buffers
 from netc.proto import netc_pb2 as pb
@@ -73,6 +74,87 @@ def test_any_number_of_threads(geometry: str) -> None:
     shape, options = GEOMETRIES[geometry]
     with team_of(3):
         FormCase(make_convolution, build(conv(options), shape), NHWC).check()
+
+
+def dealings_of(form: Form) -> list[Dealing]:
+    """Of all parts: forward, the filters' gradient, the bottom's."""
+    assert isinstance(form, FiltersForm)
+    assert isinstance(form.forward_part, PointsForward)
+    filters, data = form.backward_parts
+    assert isinstance(filters, PointsFilters)
+    assert isinstance(data, PointsData)
+    return [form.forward_part.correlation.dealing, filters.gradient.dealing, data.correlation.dealing]
+
+
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At most four tiles each."""
+    monkeypatch.setattr(winograd_task, "LEAST_TILES", 1)
+    monkeypatch.setattr(winograd_task, "MOST_TILES", 4)
+    monkeypatch.setattr(Task, "balanced", 1)
+
+
+MANY_TILES = {
+    "3x3": ((2, 16, 17, 22), "num_output: 24 kernel_size: 3 pad: 1"),
+    "5x5": ((3, 20, 13, 12), "num_output: 50 kernel_size: 5"),
+    "groups": ((2, 24, 15, 18), "num_output: 40 kernel_size: 3 pad: 1 group: 2"),
+    "no bias": ((3, 8, 21, 9), "num_output: 8 kernel_size: 3 bias_term: false"),
+    "channels beyond a piece": ((1, 70, 18, 19), "num_output: 130 kernel_size: 3 pad: 1"),
+    "rows that lie apart": ((1, 128, 18, 19), "num_output: 128 kernel_size: 3 pad: 1"),
+}
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("fresh", [False, True])
+@pytest.mark.parametrize("geometry", MANY_TILES)
+def test_blocks_are_dealt_to_threads(geometry: str, fresh: bool, threads: int) -> None:
+    shape, options = MANY_TILES[geometry]
+    with team_of(threads):
+        form = FormCase(make_convolution, build(conv(options), shape), NHWC, fresh=fresh).check()
+    assert [dealing.shares for dealing in dealings_of(form)] == [threads] * 3
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("slope", [None, 0.25])
+def test_a_residual_is_added_where_blocks_are_dealt(slope: float | None) -> None:
+    shape, options = MANY_TILES["3x3"]
+    top = build(conv(options), shape).nodes[-1].outputs[0].shape
+    layers = 'layer { name: "e" type: "Eltwise" bottom: "y" bottom: "x1" top: "z" }'
+    if slope is not None:
+        layers += relu("z", f"negative_slope: {slope}").replace('"y"', '"z"')
+    with team_of(2):
+        graph = build(conv(options, layers), shape, top)
+        form = FormCase(make_convolution, graph, NHWC, backward=False).check()
+    assert isinstance(form, FiltersForm)
+    assert isinstance(form.forward_part, PointsForward)
+    assert form.forward_part.correlation.dealing.shares == 2
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("threads", [2, 3])
+def test_the_same_threads_give_the_same_bits(threads: int) -> None:
+    """Whoever comes first."""
+    shape, options = MANY_TILES["3x3"]
+    case = FormCase(make_convolution, build(conv(options), shape), NHWC)
+    random = np.random.default_rng(5)
+    results = []
+    with team_of(threads):
+        form = make_convolution(case.nodes, Mode(layout=NHWC), case.engine)
+        assert isinstance(form, FiltersForm)
+        arrays = [random.standard_normal(v[0].shape).astype(np.float32) for v in (form.inputs, form.outputs)]
+        bottom, top = (aligned(pack(values, NHWC, case.block)) for values in arrays)
+        for _ in range(5):
+            gradients = [aligned(np.zeros_like(array)) for array in case.params]
+            b = Buffers([bottom], [top], case.params, top_grads=[top], bottom_grads=[np.empty_like(bottom)])
+            b.param_grads = list(gradients)
+            b.workspace = allocate(form.backward_workspace)
+            run = form.backward(b)
+            run()
+            results.append([b.bottom_grads[0], *gradients])
+    for found in results[1:]:
+        for here, there in zip(found, results[0], strict=True):
+            np.testing.assert_array_equal(here, there)
 
 
 @pytest.mark.parametrize("geometry", ["groups", "5x5", "no bias"])
@@ -229,5 +311,35 @@ def test_without_numba_onednn_does_it_all(monkeypatch: pytest.MonkeyPatch) -> No
 def test_every_tile_is_in_one_block() -> None:
     assert list(blocks(10, 4)) == [(0, 4), (4, 4), (8, 2)]
     task = Task((4, 56, 56), (4, 56, 56), (1, 1), 3, 1, 256, 256, 1)
-    assert sum(count for _, count in blocks(task.tiles, task.block())) == task.tiles == 4 * 14 * 14
+    for threads in (1, 2, 3, 16):
+        for dealing in (task.dealing(threads), task.gradient_dealing(threads)):
+            assert sum(count for _, count in blocks(task.tiles, dealing.block)) == task.tiles == 4 * 14 * 14
     assert data_task(data_task(task)) == task
+
+
+def task_of(images: int, size: int, channels: int) -> Task:
+    image = (images, size, size)
+    return Task(image, image, (1, 1), 3, 1, channels, channels, 1)
+
+
+@pytest.mark.parametrize(
+    ("threads", "task", "shares"),
+    [
+        (2, task_of(8, 56, 64), (2, 2)),
+        (3, task_of(8, 56, 64), (3, 3)),
+        (1, task_of(8, 56, 64), (1, 1)),
+        (2, task_of(1, 14, 64), (1, 1)),  # too few tiles
+        (2, task_of(8, 56, 256), (2, 1)),  # the filters have many points: copies of them are large,
+        (2, task_of(8, 56, 512), (1, 1)),  # and for these each thread would read too much
+        (16, task_of(64, 56, 128), (1, 1)),  # so have the blocks of all threads
+        (8, task_of(64, 56, 128), (8, 1)),  # so have all threads' copies of the gradient's points
+    ],
+)
+def test_blocks_are_dealt_where_there_are_many_that_are_small(
+    threads: int, task: Task, shares: tuple[int, int]
+) -> None:
+    dealings = task.dealing(threads), task.gradient_dealing(threads)
+    assert tuple(dealing.shares for dealing in dealings) == shares
+    for dealing in dealings:
+        parts = list(blocks(task.tiles, dealing.block))
+        assert dealing.shares == 1 or len(parts) >= 2 * threads

@@ -23,7 +23,7 @@ MODELS = Path(__file__).parent.parent.parent / "models"
 NETS = sorted(path.parent.name for path in MODELS.glob("*/train_val.prototxt"))
 LEFT = {"Data", "Input", "Split", "Flatten"}
 if importlib.util.find_spec("numba") is None:
-    LEFT |= {"Accuracy", "Dropout"}
+    LEFT |= {"Accuracy", "Dropout", "LRN"}
 DATA_SHAPES = {
     "lenet": {"data": (2, 1, 28, 28), "label": (2,)},
     "digits": {"data": (2, 1, 16, 16), "label": (2,)},

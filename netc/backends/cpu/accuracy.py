@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from netc.backends.cpu.accuracy_job import JOB
 from netc.backends.cpu.chain import fits
 from netc.backends.cpu.loops import bound, compiled
 from netc.backends.cpu.onednn import Engine
@@ -30,8 +31,6 @@ class AccuracyForm(Form):
         self.capturable = False
 
     def forward(self, b: Buffers) -> Run:
-        from netc.backends.cpu.accuracy_loops import JOB
-
         layer, labels, wrong = self.layer, b.bottoms[1].reshape(-1), np.zeros(1, np.int64)
         numbers = {"rows": layer.outer, "classes": layer.classes, "top_k": layer.options.top_k}
         arrays = {"scores": b.bottoms[0], "labels": labels, "wrong": wrong, "top": b.tops[0]}

@@ -8,16 +8,11 @@ from __future__ import annotations
 
 from typing import Final
 
-import numpy as np
 from numba import carray, int64, types
 
+from netc.backends.cpu.accuracy_job import JOB
 from netc.backends.cpu.loop_pieces import STRICT, float_pointer, job_signature, pointer_to
 
-# Addresses; rows, classes, how many of the best scores count. wrong: one number, the labels of no class.
-JOB: Final = np.dtype(
-    [(name, "i8") for name in ("scores", "labels", "wrong", "top")]
-    + [(name, "i8") for name in ("rows", "classes", "top_k")]
-)
 SIGNATURE: Final = job_signature(JOB)
 
 long_pointer = pointer_to(types.int64)

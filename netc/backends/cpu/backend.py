@@ -15,10 +15,12 @@ from netc.backends.cpu.forms import FORMS
 from netc.backends.cpu.layout import elements_of
 from netc.backends.cpu.onednn import open_engine
 from netc.backends.cpu.onednn.library import VARIABLE, WHEEL
+from netc.backends.cpu.recording import record_steps
 from netc.backends.cpu.reorder import ReorderForm
 from netc.backends.cpu.threads import set_threads
 from netc.backends.cpu.update import make_update
 from netc.backends.form import BLOCKED, NHWC, PLAIN, Form, Maker, Mode
+from netc.backends.step import Step
 from netc.backends.update_spec import Update, UpdateSpec
 from netc.cores import thread_count
 from netc.errors import NetcError
@@ -106,6 +108,9 @@ class CpuBackend(Backend):
 
     def push(self) -> None:
         """Nothing: views are the arrays themselves."""
+
+    def record(self, steps: Sequence[Step]) -> Sequence[Step]:
+        return record_steps(steps)
 
     def make_update(
         self,

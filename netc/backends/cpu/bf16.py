@@ -15,6 +15,7 @@ from typing import Final
 
 import numpy as np
 
+from netc.backends.cpu.bf16_job import JOB
 from netc.backends.cpu.loops import bound, compiled, threads_for
 from netc.backends.cpu.onednn import Descriptor, Engine, Refused, Rounding, describe, kinds
 from netc.backends.cpu.onednn.functions import dims
@@ -77,8 +78,6 @@ def round_floats(source: Array, target: Array) -> Run:
     except (ImportError, OSError) as error:
         log.info("Factors would be rounded faster with numba (pip install netc[cpu]): %s", error)
         return partial(round_bits, source.view(np.uint32), target.view(np.uint32))
-    from netc.backends.cpu.bf16_loops import JOB
-
     threads = threads_for(-(-source.size // SHARE))
     return bound(loop, JOB, threads, {"count": source.size}, {"source": source, "target": target})
 

@@ -6,12 +6,11 @@ It is run by every thread of an OpenMP team with the same JOB, and works on its 
 
 from __future__ import annotations
 
-import numpy as np
 from numba import carray, njit, types, uint32
 
+from netc.backends.cpu.bf16_job import JOB
 from netc.backends.cpu.loop_pieces import STRICT, job_signature, pointer_to, share
 
-JOB = np.dtype([(name, "i8") for name in ("source", "target", "count")])
 SIGNATURE = job_signature(JOB)
 
 _bits_pointer = pointer_to(types.uint32)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from netc.backends.cpu.bn_job import JOB, LINES, LOOPS, SUMS
 from netc.backends.cpu.chain import in_sequence
 from netc.backends.cpu.loops import bound, compiled, threads_for
 from netc.backends.cpu.normalisation import STATISTICS, Normalisation, take_global, take_in
@@ -33,8 +34,6 @@ class BatchNormLoopForm(Form):
 
     def __init__(self, nodes: Sequence[Node], mode: Mode, what: Normalisation, in_place: bool) -> None:
         super().__init__(nodes)
-        from netc.backends.cpu.bn_loops import LINES, LOOPS, SUMS
-
         self.what = what
         self.loops = {name: compiled("bn_loops", name) for name in LOOPS}
         # The statistics have no gradients: where some are wanted all the same, they must be zeroed before.
@@ -97,8 +96,6 @@ class BatchNormLoopForm(Form):
         return [partial(arrays["sums"].fill, 0), self._bound(name, arrays)]
 
     def _bound(self, name: str, arrays: Mapping[str, Array]) -> Run:
-        from netc.backends.cpu.bn_loops import JOB
-
         adds = [place is not None and not self.fresh[place] for place in (self.what.scale, self.what.shift)]
         numbers: dict[str, Any] = {
             "rows": self.rows,

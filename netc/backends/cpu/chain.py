@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from netc.backends.cpu.native import chained
 from netc.backends.form import Run
 from netc.graph import Node
 from netc.layer.base import count
@@ -19,12 +20,13 @@ def fits(nodes: Sequence[Node]) -> bool:
 
 
 def in_sequence(runs: Sequence[Run]) -> Run:
-    """Several pieces of work as one."""
-    if len(runs) == 1:
-        return runs[0]
+    """Several pieces of work as one; native calls among them that follow one another are made at once."""
+    parts = chained(runs)
+    if len(parts) == 1:
+        return parts[0]
 
     def run() -> None:
-        for part in runs:
+        for part in parts:
             part()
 
     return run

@@ -22,6 +22,7 @@ from netc.backends.cpu.activation import add_relu_backward, describe_forward, re
 from netc.backends.cpu.bf16 import BF16
 from netc.backends.cpu.bf16_dense import make_bf16_inner_product
 from netc.backends.cpu.chain import fits, in_sequence
+from netc.backends.cpu.dense_job import JOB
 from netc.backends.cpu.layout import descriptor_of
 from netc.backends.cpu.loops import Loop, bound, compiled, threads_for
 from netc.backends.cpu.onednn import Engine, Product, Refused, Routine, kinds
@@ -154,8 +155,6 @@ class DenseForm(Form):
 
     def _loop(self, name: str, b: Buffers, arrays: dict[str, Array]) -> Run:
         """A gradient by a loop on these arrays."""
-        from netc.backends.cpu.dense_loops import JOB
-
         numbers = {"M": self.bottom_shape[0], "D": self.bottom_shape[1], "K": self.top_shape[1]}
         numbers |= {"panel": self.panel, "fresh": self.fresh[0]}
         arrays |= {"turned": b.workspace[Y_TURNED], "scratch": b.workspace[LOOP_SCRATCH]}

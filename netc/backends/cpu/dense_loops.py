@@ -13,19 +13,14 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-import numpy as np
 from llvmlite import ir
 from numba import carray, float32, int64, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from netc.backends.cpu.dense_job import JOB
 from netc.backends.cpu.loop_pieces import CONTRACTED, float_pointer, job_signature, share, team_thread
 
-# Addresses (`turned`: dy transposed, (K, M)); sizes; columns of a panel; whether dW is written, not added to.
-JOB: Final = np.dtype(
-    [(name, "i8") for name in ("bottom", "turned", "weight", "bottom_grad", "weight_grad", "scratch")]
-    + [(name, "i8") for name in ("M", "D", "K", "panel", "fresh")]
-)
 SIGNATURE: Final = job_signature(JOB)
 BYTES: Final = 4  # of a float
 LANES: Final = 8

@@ -11,6 +11,7 @@ from functools import partial
 import numpy as np
 
 from netc.backends.cpu.chain import in_sequence
+from netc.backends.cpu.depthwise_job import CELLS, JOB
 from netc.backends.cpu.geometry import Geometry
 from netc.backends.cpu.loops import bound, compiled, threads_for
 from netc.backends.form import Run
@@ -28,8 +29,6 @@ class DepthwiseFilters:
     variant = "depthwise"
 
     def __init__(self, geometry: Geometry, *, adds: bool) -> None:
-        from netc.backends.cpu.depthwise_loops import CELLS
-
         self.loop = compiled("depthwise_loops", "filters")
         self.adds = adds
         images, channels, height, width = geometry.bottom
@@ -44,8 +43,6 @@ class DepthwiseFilters:
 
     def bind(self, arrays: Mapping[str, Array], workspace: Mapping[str, Array]) -> Run:
         """What adds to the gradient, or writes it."""
-        from netc.backends.cpu.depthwise_loops import JOB
-
         sums = workspace["sums"]
         images = {"bottom": arrays["bottom"], "top_grad": arrays["top gradient"]}
         run = bound(

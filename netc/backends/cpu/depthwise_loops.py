@@ -12,9 +12,9 @@ from __future__ import annotations
 
 from typing import Final
 
-import numpy as np
 from numba import carray, int64, njit
 
+from netc.backends.cpu.depthwise_job import CELLS, JOB, SIZE
 from netc.backends.cpu.loop_pieces import (
     CONTRACTED,
     double_pointer,
@@ -25,14 +25,7 @@ from netc.backends.cpu.loop_pieces import (
 )
 from netc.backends.cpu.loop_vectors import LANES, load, multiply_add, store
 
-# Addresses; images, channels, the sizes of bottom and top, the stride along both axes.
-JOB: Final = np.dtype(
-    [(name, "i8") for name in ("bottom", "top_grad", "lines", "sums")]
-    + [(name, "i8") for name in ("images", "channels", "H", "W", "P", "Q", "stride")]
-)
 SIGNATURE: Final = job_signature(JOB)
-SIZE: Final = 3
-CELLS: Final = SIZE * SIZE
 ROWS_OF_SUM: Final = 8
 AT_ONCE: Final = 4  # outputs
 FLOAT: Final = 4  # bytes

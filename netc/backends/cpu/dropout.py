@@ -10,6 +10,7 @@ from typing import Any, Final
 import numpy as np
 
 from netc.backends.cpu.chain import fits, in_sequence
+from netc.backends.cpu.dropout_job import JOB
 from netc.backends.cpu.loops import bound, compiled, threads_for
 from netc.backends.cpu.onednn import Engine
 from netc.backends.form import Form, Maker, Mode, Run
@@ -51,8 +52,6 @@ class DropForm(Form):
         return self._bound("backward", arrays)
 
     def _bound(self, name: str, arrays: dict[str, Array], threads: int = 0) -> Run:
-        from netc.backends.cpu.dropout_loops import JOB
-
         seed, stream = key_of(self.layer.seed, self.layer.name)
         ratio = np.float32(self.layer.options.dropout_ratio)
         numbers = {

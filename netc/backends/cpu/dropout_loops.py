@@ -14,9 +14,9 @@ from __future__ import annotations
 
 from typing import Final
 
-import numpy as np
 from numba import carray, int64, njit, types, uint64
 
+from netc.backends.cpu.dropout_job import JOB
 from netc.backends.cpu.loop_pieces import (
     STRICT,
     byte_pointer,
@@ -27,14 +27,6 @@ from netc.backends.cpu.loop_pieces import (
 )
 from netc.backends.cpu.loop_vectors import LANES, high_product, load, multiply, spread, store, where_bits
 
-# Addresses; the stream's key; elements. mask: 0 where nobody reads it; draw: one number, which draw of the
-# stream it is; least: the 24 bits of the smallest number that is kept; factor: of what is kept.
-JOB: Final = np.dtype(
-    [(name, "i8") for name in ("values", "results", "mask", "draw")]
-    + [(name, "u8") for name in ("seed", "name")]
-    + [(name, "i8") for name in ("count", "least")]
-    + [("factor", "f4")]
-)
 SIGNATURE: Final = job_signature(JOB)
 
 MULTIPLIERS: Final = uint64(0xD2E7470EE14C6C93), uint64(0xCA5A826395121157)

@@ -18,14 +18,14 @@ from netc.backends.cpu.depthwise import DepthwiseFilters, depthwise_fits
 from netc.backends.cpu.geometry import Geometry
 from netc.backends.cpu.onednn import Engine, Refused
 from netc.backends.cpu.onednn.product import Product, row_of
-from netc.backends.cpu.winograd import Correlation, FilterGradient
-from netc.backends.cpu.winograd_task import Task, data_task, forward_task
+from netc.backends.cpu.winograd import Correlation
+from netc.backends.cpu.winograd_gradient import FilterGradient
+from netc.backends.cpu.winograd_task import FILTER_POINTS, Task, data_task, forward_task
 from netc.backends.form import Run
 from netc.layer import Array, Scratch
 
 log = logging.getLogger(__name__)
 
-FILTER_POINTS: Final = "points of the filters"
 
 # When the sides of a product are copied, of whose rows each lies where others want to lie: rows of a multiple
 # of so many floats, where there are more of them than this, and a copy takes little beside the product, as it

@@ -14,9 +14,11 @@ from typing import Final
 import numpy as np
 
 from netc.backends.cpu.chain import in_sequence
+from netc.backends.cpu.first_conv_job import JOB, TILES, loop_name
 from netc.backends.cpu.geometry import Geometry
 from netc.backends.cpu.layout import IMAGE_CHANNELS
 from netc.backends.cpu.loops import BoundLoop, compiled, threads_for
+from netc.backends.cpu.processor import vector_lanes
 from netc.backends.form import BLOCKED, NHWC, PLAIN, Run
 from netc.layer import Array, Scratch
 from netc.layer.base import count
@@ -47,9 +49,6 @@ class FirstFilters:
         Compiles the loop. Raises ImportError without numba, OSError without OpenMP or where the processor
         cannot multiply and add vectors in one step.
         """
-        from netc.backends.cpu.first_conv_loops import TILES, loop_name
-        from netc.backends.cpu.loop_tiles import vector_lanes
-
         lanes = block if layout == BLOCKED else vector_lanes()
         if not 0 < lanes <= vector_lanes():
             raise OSError("the processor's vectors cannot multiply and add in one step")
@@ -77,8 +76,6 @@ class FirstFilters:
 
     def bind(self, arrays: Mapping[str, Array], workspace: Mapping[str, Array]) -> Run:
         """What adds to these gradients, or writes them."""
-        from netc.backends.cpu.first_conv_loops import JOB
-
         filters, taps, sums = self.numbers["filters"], self.numbers["taps"], workspace["sums"]
         operands = {
             name: arrays[name.replace("_grad", " gradient")] for name in ("bottom", "top", "top_grad")

@@ -16,27 +16,13 @@ from __future__ import annotations
 
 from typing import Final
 
-import numpy as np
 from numba import carray, float32, int64, njit
 
+from netc.backends.cpu.first_conv_job import JOB, TILES, loop_name
 from netc.backends.cpu.loop_pieces import CONTRACTED, float_pointer, job_signature, share, team_thread
 from netc.backends.cpu.loop_tiles import pack_vectors, sum_tile
 
-# Addresses; then counts of floats, rows, pixels. stripe, panels, sums: a part for each thread; sums: of taps
-# x filters, filled up to whole tiles, and of the biases; offsets: of each tap in a stripe, in bytes; rows: of
-# the top, in a piece; pieces: of an image; stripe_height: rows that a whole piece sees. The steps are dy's:
-# from pixel to pixel, from one vector of filters to the next, within such a vector, from image to image.
-JOB: Final = np.dtype(
-    [(name, "i8") for name in ("bottom", "top", "top_grad", "offsets", "stripe", "panels", "sums")]
-    + [(name, "i8") for name in ("images", "channels", "height", "width", "before_h", "before_w")]
-    + [(name, "i8") for name in ("filters", "taps", "out_height", "out_width", "stride_h", "stride_w")]
-    + [(name, "i8") for name in ("pixel_step", "vector_step", "lane_step", "image_step")]
-    + [(name, "i8") for name in ("rows", "pieces", "stripe_height", "stripe_width")]
-    + [("slope", "f4")]
-)
 SIGNATURE: Final = job_signature(JOB)
-# Tiles that fill the registers and leave some for operands: floats of a vector, vectors of filters, taps.
-TILES: Final = ((8, 1, 12), (8, 2, 6), (8, 3, 4), (16, 1, 24), (16, 2, 12), (16, 4, 6))
 
 
 @njit(**CONTRACTED)
@@ -96,11 +82,6 @@ def _pack(job, lanes, vectors, relu, start, pixels, panels, panel_bytes, sums):
         if whole < pixels:
             source, top, target = source + whole * step, top + whole * step, target + whole * target_step
             _pack_lanes(job, relu, source, top, target, total, pixels - whole, target_step, left)
-
-
-def loop_name(tile, relu):
-    """The name in LOOPS of a tile's loop, with or without a ReLU."""
-    return "x".join(map(str, tile)) + (" relu" if relu else "")
 
 
 def _make(lanes, vectors, taps, relu):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from llvmlite import ir
 from numba import from_dtype, int32, int64, njit, types
 from numba.extending import intrinsic
 
@@ -31,6 +32,24 @@ def pointer_to(element: Any) -> Any:
         return types.CPointer(element)(types.int64), generate
 
     return pointer
+
+
+def function_of(result: Any, *arguments: Any) -> Any:
+    """A function for loops that calls a C function of these types by its address, with a tuple of
+    arguments."""
+
+    @intrinsic
+    def call(typing_context: Any, address: Any, values: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            given = [builder.extract_value(args[1], i) for i in range(len(arguments))]
+            returned = ir.VoidType() if result == types.void else context.get_value_type(result)
+            kind = ir.FunctionType(returned, [value.type for value in given])
+            answer = builder.call(builder.inttoptr(args[0], kind.as_pointer()), given)
+            return context.get_dummy_value() if result == types.void else answer
+
+        return result(types.int64, types.Tuple(arguments)), generate
+
+    return call
 
 
 float_pointer = pointer_to(types.float32)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from llvmlite import binding, ir
+from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
@@ -18,13 +18,6 @@ BYTES: Final = 4  # of a float
 FLOAT: Final = ir.FloatType()
 LONG: Final = ir.IntType(64)
 FUSED: Final = ("contract",)  # a product and a sum as one instruction
-LANES: Final = {"avx512f": 16, "fma": 8}  # the floats of a vector, by what a processor can do
-
-
-def vector_lanes() -> int:
-    """The floats of this processor's vectors; 0 where it cannot multiply and add vectors in one step."""
-    features = binding.get_host_cpu_features()
-    return next((lanes for feature, lanes in LANES.items() if features.get(feature)), 0)
 
 
 @intrinsic(prefer_literal=True)

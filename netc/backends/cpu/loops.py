@@ -1,30 +1,23 @@
 """Loops of our own on the CPU: compiled by numba, kept in the user's cache folder, run by an OpenMP team.
 
 A loop is a function of one address, that of a record (a "job") which has all it works on. Every thread of the
-team runs it with the same job, and works on its own share.
+team runs it with the same job, and works on its own share. A loop that has been compiled before needs neither
+numba nor the module that it stands in, only what its job is (`*_job.py`).
 """
 
 from __future__ import annotations
 
 import ctypes
-import hashlib
-import logging
 from collections.abc import Mapping
 from functools import lru_cache, partial
-from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from netc.backends.cache_folder import cache_folder
+from netc.backends.cpu.loop_cache import loop_code
 from netc.backends.form import Run
 
 OPENMP = "libgomp.so.1"  # oneDNN's: with one team for both, neither waits for cores that the other keeps busy
-CACHE = "cpu-loops"
-SOURCES = "loop*.py", "*_loops.py"
-
-log = logging.getLogger(__name__)
 
 
 class Loop:
@@ -36,6 +29,11 @@ class Loop:
         self._held = native
         self._address = ctypes.c_void_p(native.address)
         self._start = library.GOMP_parallel
+
+    @property
+    def address(self) -> int:
+        """Of its machine code."""
+        return self._address.value or 0
 
     def __call__(self, job: np.ndarray, threads: int) -> None:
         """Runs it on a job in so many threads."""
@@ -64,39 +62,19 @@ def threads_for(shares: int) -> int:
 
 @lru_cache(None)
 def compiled(module: str, name: str) -> Loop:
-    """A loop of a module beside this one, compiled, or taken from the cache folder.
+    """A loop of a module beside this one, taken from the cache folder, or compiled.
 
-    The module has LOOPS (functions by name), SIGNATURE, and OPTIONS for numba (by the same names). Raises
-    ImportError without numba, OSError without OpenMP.
+    The module has LOOPS (functions by name), SIGNATURE, and OPTIONS for numba (by the same names); it is
+    imported only to compile them. Raises ImportError without numba, OSError without OpenMP.
     """
     library = openmp()
-    import llvmlite.binding
-    import numba
-
-    llvmlite.binding.load_library_permanently(OPENMP)  # the loops ask it which thread they run in
-    loops = import_module(f"netc.backends.cpu.{module}")
-    folder = numba.config.CACHE_DIR
-    numba.config.CACHE_DIR = folder or str(cache_folder(f"{CACHE}-{_version()}"))
-    if next(Path(numba.config.CACHE_DIR).rglob(f"{module}.*.nbi"), None) is None:
-        _say_once_that_loops_are_compiled(numba.config.CACHE_DIR)
-    try:
-        options = loops.OPTIONS[name]
-        native = numba.cfunc(loops.SIGNATURE, cache=True, **options)(loops.LOOPS[name])
-    finally:
-        numba.config.CACHE_DIR = folder
-
-    return Loop(library, native)
-
-
-@lru_cache(None)
-def _say_once_that_loops_are_compiled(folder: str) -> None:
-    log.info("Compiling loops for this processor, some seconds each; they are kept in %s", folder)
+    return Loop(library, loop_code(module, name, OPENMP))
 
 
 class BoundLoop:
-    """A loop on a job of its own; holds all that it needs."""
+    """A loop on a job of its own, in so many threads; holds all that it needs."""
 
-    __slots__ = ("_held", "_run")
+    __slots__ = ("_held", "_run", "job", "loop", "threads")
 
     def __init__(
         self, loop: Loop, job: Any, threads: int, numbers: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
@@ -106,7 +84,8 @@ class BoundLoop:
             record[name] = number
         for name, array in arrays.items():
             record[name] = array.ctypes.data
-        self._held = loop, record, *arrays.values()
+        self.loop, self.job, self.threads = loop, record, threads
+        self._held = tuple(arrays.values())
         self._run = loop.on(record, threads)
 
     def __call__(self) -> None:
@@ -118,13 +97,3 @@ def bound(
 ) -> Run:
     """A run of the loop on a job of this dtype with these numbers and the addresses of these arrays."""
     return BoundLoop(loop, job, threads, numbers, arrays)
-
-
-@lru_cache(None)
-def _version() -> str:
-    """Of the loops' sources: numba looks only at the file of the loop itself, not at what it calls."""
-    folder = Path(__file__).parent
-    digest = hashlib.sha256()
-    for path in sorted(path for pattern in SOURCES for path in folder.glob(pattern)):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]

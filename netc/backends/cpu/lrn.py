@@ -11,6 +11,7 @@ import numpy as np
 from netc.backends.cpu.chain import fits
 from netc.backends.cpu.layout import descriptor_of, layout_for
 from netc.backends.cpu.loops import bound, compiled, threads_for
+from netc.backends.cpu.lrn_job import JOB, SCRATCH_ROWS
 from netc.backends.cpu.onednn import Engine, Refused, describe, kinds
 from netc.backends.cpu.routine_form import RoutineForm
 from netc.backends.form import NHWC, PLAIN, Form, Maker, Mode, Run
@@ -82,8 +83,6 @@ class LoopForm(Form):
 
     def __init__(self, node: Node, layer: LRN) -> None:
         super().__init__((node,))
-        from netc.backends.cpu.lrn_loops import SCRATCH_ROWS
-
         self.run = {name: compiled("lrn_loops", name) for name in ("forward", "backward")}
         self.bottom_layouts = self.top_layouts = (NHWC,)
         self.backward_bottoms, self.backward_tops = (0,), ()
@@ -105,8 +104,6 @@ class LoopForm(Form):
         return self._bound("backward", b, bottom=b.bottoms[0], **gradients)
 
     def _bound(self, direction: str, b: Buffers, **arrays: Array) -> Run:
-        from netc.backends.cpu.lrn_loops import JOB
-
         arrays["scratch"] = b.workspace["scratch"]
         return bound(self.run[direction], JOB, self.threads, self.numbers, arrays)
 

@@ -12,19 +12,12 @@ from __future__ import annotations
 from math import sqrt
 from typing import Final
 
-import numpy as np
 from numba import carray, float32, int64, njit
 
 from netc.backends.cpu.loop_pieces import CONTRACTED, float_pointer, job_signature, share, team_thread
+from netc.backends.cpu.lrn_job import JOB, SCRATCH_ROWS
 
-# Addresses; rows, channels, the channels on each side of a window's middle; s = k + weight * sum of squares.
-JOB: Final = np.dtype(
-    [(name, "i8") for name in ("bottom", "top", "top_grad", "bottom_grad", "scratch")]
-    + [(name, "i8") for name in ("rows", "channels", "half")]
-    + [(name, "f4") for name in ("k", "weight")]
-)
 SIGNATURE: Final = job_signature(JOB)
-SCRATCH_ROWS: Final = 3
 
 
 @njit(**CONTRACTED)

@@ -24,6 +24,7 @@ from netc.backends.cpu.onednn import (
     kinds,
 )
 from netc.backends.cpu.onednn.functions import dims
+from netc.backends.cpu.pool_job import JOB
 from netc.backends.cpu.routine_form import RoutineForm
 from netc.backends.form import BLOCKED, NHWC, PLAIN, Form, Maker, Mode, Run
 from netc.graph import Node
@@ -38,9 +39,7 @@ CHOSEN: Final = "chosen"  # the maxima's places
 MOST_CELLS: Final = 255  # of a window that the loops can tell apart in a byte
 LANES: Final = 8  # channels that the loops take at a time: a vector
 GROUP: Final = 8  # vectors that they take through an image together
-SMALLEST: Final = (
-    1 << 16
-)  # elements of a bottom; for fewer, numba is loaded more slowly than it ever makes good
+SMALLEST: Final = 1 << 16  # elements of a bottom; fewer never make good what compiling the loops takes
 
 
 @dataclass(frozen=True)
@@ -228,8 +227,6 @@ class MaximumLoopForm(Form):
 
     def _bound(self, direction: str, shared: str, b: Buffers, arrays: dict[str, Array]) -> Run:
         """shared: the number of what threads share, for each outer part."""
-        from netc.backends.cpu.pool_loops import JOB
-
         arrays["cells"] = self.cells
         if CHOSEN in b.saved:
             arrays["places"] = b.saved[CHOSEN]

@@ -34,15 +34,8 @@ from netc.backends.cpu.loop_vectors import (
     where_equal,
     where_larger,
 )
+from netc.backends.cpu.pool_job import JOB
 
-# Addresses; sizes; whether a ReLU cuts off what is below 0, whether places are kept; the groups of vectors.
-# `cells` has for each window the first cell along an axis and the one after its last, counted without
-# padding: P rows, then Q columns.
-JOB: Final = np.dtype(
-    [(name, "i8") for name in ("bottom", "top", "places", "top_grad", "bottom_grad", "cells")]
-    + [(name, "i8") for name in ("outer", "inner", "H", "W", "P", "Q", "R", "S", "cuts", "keeps", "groups")]
-    + [(name, "i8") for name in ("stride_h", "stride_w", "pad_h", "pad_w")]
-)
 SIGNATURE: Final = job_signature(JOB)
 NONE: Final = 255  # the place of no cell
 LEAST: Final = np.float32(np.finfo(np.float32).min)

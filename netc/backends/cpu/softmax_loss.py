@@ -12,6 +12,7 @@ from netc.backends.cpu.chain import fits, in_sequence
 from netc.backends.cpu.layout import descriptor_of
 from netc.backends.cpu.loops import bound, compiled, threads_for
 from netc.backends.cpu.onednn import Engine, Refused, Routine, describe, kinds
+from netc.backends.cpu.softmax_loss_job import JOB
 from netc.backends.form import Form, Maker, Mode, Run
 from netc.graph import Node
 from netc.layer import Array, Buffers
@@ -123,8 +124,6 @@ class LoopForm(SoftmaxLossForm):
         return self._bound("backward", threads, arrays | {"weight": weight, "slope": slope})
 
     def _bound(self, name: str, threads: int, arrays: dict[str, Array]) -> Run:
-        from netc.backends.cpu.softmax_loss_loops import JOB
-
         numbers = {"rows": self.layer.outer, "classes": self.layer.classes}
         parts = {"share": 1 / self.normalizer, "smallest": SMALLEST_PROBABILITY}
         return bound(self.loops[name], JOB, threads, numbers | parts, arrays)

@@ -10,19 +10,11 @@ from __future__ import annotations
 from math import log
 from typing import Final
 
-import numpy as np
 from numba import carray, float32, int64, njit, types
 
 from netc.backends.cpu.loop_pieces import STRICT, float_pointer, job_signature, pointer_to, share
+from netc.backends.cpu.softmax_loss_job import JOB
 
-# Addresses; rows, classes; how much a row counts; what a probability is at least. index: the place of each
-# label's probability among all of them; wrong: one number, how many labels are no class; weight: of the loss,
-# one number.
-JOB: Final = np.dtype(
-    [(name, "i8") for name in ("labels", "probability", "index", "wrong", "loss", "weight", "slope")]
-    + [(name, "i8") for name in ("rows", "classes")]
-    + [(name, "f4") for name in ("share", "smallest")]
-)
 SIGNATURE: Final = job_signature(JOB)
 
 ANY_ORDER: Final = {**STRICT, "fastmath": {"reassoc"}}  # a sum in any order can use vectors

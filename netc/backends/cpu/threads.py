@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 def set_threads(count: int) -> None:
@@ -14,6 +16,18 @@ def set_threads(count: int) -> None:
     openmp = _openmp()
     if openmp is not None:
         openmp.omp_set_num_threads(max(1, count))
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Within it primitives are made for one thread, any thread, rather than for a team."""
+    openmp = _openmp()
+    before = openmp.omp_get_max_threads() if openmp is not None else 1
+    set_threads(1)
+    try:
+        yield
+    finally:
+        set_threads(before)
 
 
 def forbid_changing_teams() -> None:

@@ -10,11 +10,12 @@ import numpy as np
 
 from netc.backends.clipping import clip_scale
 from netc.backends.cpu.loops import compiled, threads_for
+from netc.backends.cpu.update_job import JOB, ROW
 from netc.backends.update_spec import UpdateSpec
 
 log = logging.getLogger(__name__)
 
-SMALLEST = 1 << 17  # elements; for fewer, numba is loaded more slowly than it ever makes good
+SMALLEST = 1 << 17  # elements; fewer never make good what compiling the loops takes
 CHUNK = 1 << 14  # elements of a row: what threads share out
 THREAD_ELEMENTS = 1 << 16  # what a further thread must have to do to be worth its start
 
@@ -32,8 +33,6 @@ class FusedUpdate:
         self, spec: UpdateSpec, data: np.ndarray, grad: np.ndarray, history: Sequence[np.ndarray]
     ) -> None:
         """Compiles the loops. Raises ImportError without numba, OSError without OpenMP."""
-        from netc.backends.cpu.update_loops import JOB
-
         self._spec = spec
         self._loop = compiled("update_loops", spec.type)
         self._square_sums = compiled("update_loops", "square_sums") if spec.clip >= 0 else None
@@ -101,8 +100,6 @@ def make_update(
 
 def rows_of(spec: UpdateSpec) -> np.ndarray:
     """The runs, cut into chunks, as the loops read them."""
-    from netc.backends.cpu.update_loops import ROW
-
     rows = [
         (start + done, min(CHUNK, count - done), lr_mult, decay, 0)
         for start, count, lr_mult, decay in spec.runs

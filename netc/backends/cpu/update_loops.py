@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from math import sqrt
 
-import numpy as np
 from numba import carray, float32, float64, from_dtype, njit
 
 from netc.backends.cpu.loop_pieces import (
@@ -21,16 +20,8 @@ from netc.backends.cpu.loop_pieces import (
     pointer_to,
     share,
 )
+from netc.backends.cpu.update_job import JOB, ROW
 
-# One stretch of the arenas; rate: lr_mult; decay: weight_decay * decay_mult.
-ROW = np.dtype([("start", "i8"), ("count", "i8"), ("rate", "f8"), ("decay", "f4"), ("unused", "f4")])
-# Addresses and counts; what changes from iteration to iteration; the rule's constants. first, second: the
-# history; sums: a double for each row; lookahead: 1 + momentum; new, new2: 1 - momentum, 1 - momentum2.
-JOB = np.dtype(
-    [(name, "i8") for name in ("rows", "row_count", "data", "grad", "first", "second", "sums")]
-    + [(name, "f8") for name in ("rate", "correction")]
-    + [(name, "f4") for name in ("scale", "l1", "momentum", "momentum2", "delta", "lookahead", "new", "new2")]
-)
 SIGNATURE = job_signature(JOB)
 
 _row_pointer = pointer_to(from_dtype(ROW))

@@ -8,7 +8,7 @@ gradient of the filters takes the same three the other way round.
 
 Values lie channels last. Points are matrices: (36, rows, columns). Channels go through in pieces of LANES,
 all of them in memory that stays in the first cache. Each loop is run by every thread of an OpenMP team with
-the same JOB, and works on its thread's share of the tiles. Bound: memory.
+the same JOB, and works on its thread's share of the tiles, or by one with a job of its own. Bound: memory.
 """
 # mypy: allow-untyped-defs
 
@@ -17,7 +17,7 @@ from __future__ import annotations
 from typing import Final
 
 import numpy as np
-from numba import carray, float32, int64, njit
+from numba import carray, float32, float64, int64, njit
 
 from netc.backends.cpu.loop_pieces import (
     CONTRACTED,
@@ -27,10 +27,8 @@ from netc.backends.cpu.loop_pieces import (
     share,
     team_thread,
 )
+from netc.backends.cpu.winograd_job import JOB, LANES, SCRATCH
 
-LANES: Final = 64  # channels that go through at once
-POINTS: Final = 6  # along one axis
-SCRATCH: Final = (36 + 36 + 1) * LANES  # floats of a thread: two tiles and a row of zeros
 ROW: Final = 4 * LANES  # bytes
 
 P, Q = 5 / 8, 3 / 2
@@ -43,21 +41,6 @@ DIVISORS: Final = np.array(
     [P**2 * Q**2, *[2 * P**2 * (P**2 - Q**2)] * 2, *[2 * Q**2 * (Q**2 - P**2)] * 2, 1.0]
 )
 
-# Addresses. values: an image-shaped array from the first channel of the group on; points: (36, rows, columns)
-# of a block of tiles; filters: the layer's weights from the group's first on; factor, shift: of each channel;
-# residual: an image that lies as `values` does, or 0; sums: doubles, a row of channels for each thread. Then:
-# the block's first tile and their number; tiles down and across an image; rows and columns of the image, its
-# padding; the floats from pixel to pixel, from point to point and from row to row of the points; channels;
-# how far filters, channels and cells of a filter lie apart; whether to add to what is there; the cells of a
-# tile, or of a filter, along an axis. slope: of the ReLU, 1 for none.
-JOB: Final = np.dtype(
-    [(name, "i8") for name in ("values", "points", "filters", "factor", "shift", "residual")]
-    + [(name, "i8") for name in ("sums", "scratch")]
-    + [(name, "i8") for name in ("first", "count", "down", "across", "height", "width", "top", "left")]
-    + [(name, "i8") for name in ("pixel", "plane", "row", "channels", "inputs", "lanes")]
-    + [(name, "i8") for name in ("filter_step", "input_step", "cell_step", "adds", "size")]
-    + [("slope", "f4")]
-)
 SIGNATURE: Final = job_signature(JOB)
 
 
@@ -137,6 +120,12 @@ def _scratch(job):
 
 
 @njit(**CONTRACTED)
+def _mine(job):
+    """This thread's share of what there is to do."""
+    return (int64(0), job.count) if job.alone else share(job.count)
+
+
+@njit(**CONTRACTED)
 def _place(job, number):
     """Of a tile: its image, and where its first cell lies."""
     tile = job.first + number
@@ -173,7 +162,7 @@ def image_tiles(pointer):
     """Points of the image's tiles, which overlap."""
     job = carray(pointer, 1)[0]
     tile, column, zeros = _scratch(job)
-    for number in range(*share(job.count)):
+    for number in range(*_mine(job)):
         image, y, x = _place(job, number)
         for channel in range(0, job.channels, LANES):
             count = min(LANES, job.channels - channel)
@@ -235,7 +224,7 @@ def tiles_to_image(pointer):
     job = carray(pointer, 1)[0]
     tile, column, _ = _scratch(job)
     slope, size, adds, residual = job.slope, job.size, job.residual != 0, job.residual - job.values
-    for number in range(*share(job.count)):
+    for number in range(*_mine(job)):
         image, y, x = _place(job, number)
         for channel in range(0, job.channels, LANES):
             count = min(LANES, job.channels - channel)
@@ -269,7 +258,7 @@ def gradient_tiles(pointer):
     job = carray(pointer, 1)[0]
     tile, column, zeros = _scratch(job)
     wide = job.size == 4
-    for number in range(*share(job.count)):
+    for number in range(*_mine(job)):
         image, y, x = _place(job, number)
         for channel in range(0, job.channels, LANES):
             count = min(LANES, job.channels - channel)
@@ -341,7 +330,7 @@ _SCALES = np.outer(1 / DIVISORS, 1 / DIVISORS).astype(np.float32).reshape(-1)
 
 
 def points_to_filters(pointer):
-    """The filters' gradient of their points (36, filters, channels), which it spoils."""
+    """The filters' gradient of their points (36, filters, channels), which it spoils; the sum over copies."""
     job = carray(pointer, 1)[0]
     tile, column, _ = _scratch(job)
     adds, size = job.adds != 0, job.size
@@ -351,6 +340,10 @@ def points_to_filters(pointer):
             for point in range(36):
                 place = job.points + 4 * (point * job.plane + number * job.row + channel)
                 row, scale = _row(place, count), _SCALES[point]
+                for copy in range(1, job.copies):
+                    other = _row(place + 4 * copy * job.copy_step, count)
+                    for c in range(count):
+                        row[c] += other[c]
                 for c in range(count):
                     row[c] *= scale
             _collected(job, number, channel, count, size, tile, column)
@@ -367,8 +360,37 @@ def points_to_filters(pointer):
                             out[c * job.input_step] = cell[c]
 
 
+@njit(**CONTRACTED)
+def _sums(job):
+    return carray(double_pointer(job.sums), (job.count, job.channels))
+
+
+def clear_sums(pointer):
+    """Zeros for the sums of `gradient_tiles`, in `count` rows."""
+    _sums(carray(pointer, 1)[0])[:] = 0
+
+
+def bias_gradient(pointer):
+    """The gradient of the bias, which stands for `filters`: the sum of `count` rows of sums."""
+    job = carray(pointer, 1)[0]
+    sums, out, adds = _sums(job), _row(job.filters, job.channels), job.adds != 0
+    for c in range(job.channels):
+        total = float64(0)
+        for row in range(job.count):
+            total += sums[row, c]
+        out[c] = float32(total + out[c]) if adds else float32(total)
+
+
 LOOPS: Final = {
     function.__name__: function
-    for function in (image_tiles, tiles_to_image, gradient_tiles, filter_points, points_to_filters)
+    for function in (
+        image_tiles,
+        tiles_to_image,
+        gradient_tiles,
+        filter_points,
+        points_to_filters,
+        clear_sums,
+        bias_gradient,
+    )
 }
 OPTIONS: Final = dict.fromkeys(LOOPS, CONTRACTED)

@@ -12,8 +12,15 @@ from netc.layer import Shape
 POINTS: Final = 36
 CELLS: Final = {3: 4, 5: 2}  # by the filter's size: those of a tile along an axis
 FLOAT: Final = 4  # bytes
-BLOCK_BYTES: Final = 8 << 20  # of a block's points
 LEAST_TILES, MOST_TILES = 64, 512  # of a block
+# A workspace: the filters' points, or the sums of their gradient's. One is over before the other begins.
+FILTER_POINTS: Final = "points of the filters"
+BLOCK_BYTES: Final = 3 << 19  # of the points of a block that one thread works on: they stay near its core
+TEAM_BLOCK_BYTES: Final = 8 << 20  # the same for a team, which should seldom wait for all of its threads
+BLOCKS_OF_SHARE: Final = 2  # that each thread gets at least, where blocks are dealt out
+SHARES_BYTES: Final = 32 << 20  # of the blocks that all threads work on at the same time
+DEALT_FILTER_BYTES: Final = 10 << 20  # the most points of filters that each thread reads for itself
+COPIES_BYTES: Final = 8 << 20  # of all threads' copies of the points of the filters' gradient
 
 # What the choice between this and a direct convolution goes by, in multiplications of a direct one in the
 # same time:
@@ -22,6 +29,18 @@ FILTER_POINT_COST: Final = 48  # a point of a filter, likewise
 HELD_POINT_COST: Final = 12  # the same, when it is there already
 START_COST: Final = 16  # what a short side of a product lacks to be as fast as if it were longer by so much
 GRADIENT_SHARE: Final = 0.7  # of their best speed that direct gradients of filters reach
+
+
+@dataclass(frozen=True)
+class Dealing:
+    """How the tiles go through: so many at a time, alike in number.
+
+    shares: the threads that each take blocks of their own from the image to the result; 1 where the whole
+    team goes through every block together.
+    """
+
+    block: int
+    shares: int
 
 
 @dataclass(frozen=True)
@@ -55,11 +74,47 @@ class Task:
     def tiles(self) -> int:
         return self.image[0] * self.down * self.across
 
-    def block(self, least: int = LEAST_TILES) -> int:
-        """The tiles that go through at a time, alike in number."""
-        each = POINTS * FLOAT * (self.inputs + self.outputs)
-        most = max(least, min(MOST_TILES, BLOCK_BYTES // each))
-        return -(-self.tiles // -(-self.tiles // most))
+    @property
+    def filter_bytes(self) -> int:
+        """Of the points of a group's filters."""
+        return POINTS * FLOAT * self.inputs * self.outputs
+
+    @property
+    def tile_bytes(self) -> int:
+        """Of a tile's points, in the image and in the result."""
+        return POINTS * FLOAT * (self.inputs + self.outputs)
+
+    @property
+    def balanced(self) -> int:
+        """The tiles that have as many points as the filters."""
+        return self.filter_bytes // self.tile_bytes
+
+    def dealing(self, threads: int) -> Dealing:
+        """For a convolution."""
+        least = min(self.balanced, TEAM_BLOCK_BYTES // self.tile_bytes)
+        return self._dealing(threads, least, self.groups, self.filter_bytes <= DEALT_FILTER_BYTES)
+
+    def gradient_dealing(self, threads: int) -> Dealing:
+        """For the filters' gradient, group by group. Each block's products are added to the sums over all:
+        the more tiles, the less often."""
+        return self._dealing(threads, self.balanced, 1, threads * self.filter_bytes <= COPIES_BYTES)
+
+    def _dealing(self, threads: int, least: int, groups: int, few_filters: bool) -> Dealing:
+        """least: the tiles that a block should have; few_filters: whether each thread may have or read its
+        own points of filters."""
+        count = self._blocks(least, BLOCK_BYTES)
+        if threads == 1:
+            return Dealing(-(-self.tiles // count), 1)
+        if few_filters and groups * count >= BLOCKS_OF_SHARE * threads:
+            block = -(-self.tiles // (-(-count // threads) * threads))
+            if threads * block * self.tile_bytes <= SHARES_BYTES:
+                return Dealing(block, threads)
+        return Dealing(-(-self.tiles // self._blocks(least, TEAM_BLOCK_BYTES)), 1)
+
+    def _blocks(self, least: int, nbytes: int) -> int:
+        """How many there are of at most so many bytes, and a reasonable size."""
+        most = max(LEAST_TILES, least, min(MOST_TILES, nbytes // self.tile_bytes))
+        return -(-self.tiles // most)
 
     def cost(self, filter_point: int, *short: int) -> float:
         """Of all groups. filter_point: of a point of a filter; short: the sides of the products' matrices

@@ -6,6 +6,8 @@ from typing import Final
 
 import numpy as np
 
+from netc.backends.cpu.native_calls import Call, Native, address_of
+from netc.backends.cpu.native_job import PRODUCT
 from netc.backends.cpu.onednn.engine import Engine
 
 COLLIDING: Final = 128  # rows of a multiple of so many floats compete for the same places in the caches
@@ -17,7 +19,7 @@ def row_of(columns: int) -> int:
     return columns if columns % COLLIDING else columns + APART
 
 
-class Product:
+class Product(Native):
     """target = left @ right (+ target with `add`), each side a matrix or a transposed view of one, whose rows
     may lie apart; calling it computes it."""
 
@@ -41,7 +43,16 @@ class Product:
 
     def __call__(self) -> None:
         if status := self._multiply(*self._arguments):
-            self._functions.check(status, "sgemm")
+            self.fail(0, status)
+
+    @property
+    def calls(self) -> list[Call]:
+        flag, other_flag, rows, columns, inner, _, *operands, beta, place, step = self._arguments
+        sides = (ord(flag), ord(other_flag), rows, columns, inner, *operands)
+        return [(PRODUCT, address_of(self._multiply), *sides, int(beta), place, step)]
+
+    def fail(self, place: int, status: int) -> None:
+        self._functions.check(status, "sgemm")
 
 
 def _side(array: np.ndarray) -> tuple[bytes, int, int]:

@@ -8,6 +8,7 @@ there, `bind` makes all that oneDNN needs to run.
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -16,6 +17,8 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from netc.backends.cpu.chain import in_sequence
+from netc.backends.cpu.native_calls import Call, Native, address_of
+from netc.backends.cpu.native_job import PRIMITIVE
 from netc.backends.cpu.onednn import kinds
 from netc.backends.cpu.onednn.engine import Engine
 from netc.backends.cpu.onednn.memory import Descriptor, Memory
@@ -32,7 +35,7 @@ SCRATCHPAD: Final = "scratchpad"
 FLOAT: Final = np.dtype(np.float32)
 Arguments = Mapping[int, str]  # a primitive's arguments by number: operands' names
 Rounding = Callable[[Array, Array], Run]  # what writes the first flat array's floats to the second, rounded
-Call = tuple[Primitive, dict[int, Memory]]  # a primitive and its arguments by number
+Bound = tuple[Primitive, dict[int, Memory]]  # a primitive and its arguments by number
 
 
 @dataclass(frozen=True)
@@ -151,7 +154,7 @@ class Routine:
         """What runs the primitives on these arrays: those of `operand` by name, and those of `workspace`."""
         memories: dict[str, Memory] = {}
         runs: list[Run] = []
-        calls: list[Call] = []
+        calls: list[Bound] = []
 
         def array_of(name: str) -> Array:
             return workspace[name] if name in self._own else arrays[name]
@@ -199,12 +202,12 @@ def floats_of(array: Array, nbytes: int) -> Array:
     return as_strided(floats, (nbytes // FLOAT.itemsize,), (FLOAT.itemsize,))
 
 
-class Execution:
+class Execution(Native):
     """Primitives bound to their memories; calling it runs them. Holds all that they need."""
 
     __slots__ = ("_calls", "_execute", "_held")
 
-    def __init__(self, engine: Engine, calls: list[Call]) -> None:
+    def __init__(self, engine: Engine, calls: list[Bound]) -> None:
         self._held = calls
         self._execute = engine.functions["primitive_execute"]
         self._calls = []
@@ -215,10 +218,18 @@ class Execution:
 
     def __call__(self) -> None:
         execute = self._execute
-        for primitive, stream, count, arguments in self._calls:
+        for place, (primitive, stream, count, arguments) in enumerate(self._calls):
             if status := execute(primitive, stream, count, arguments):
-                self._fail(status)
+                self.fail(place, status)
 
-    def _fail(self, status: int) -> None:
-        primitive, _ = self._held[0]
+    @property
+    def calls(self) -> list[Call]:
+        execute = address_of(self._execute)
+        return [
+            (PRIMITIVE, execute, primitive.value or 0, stream.value or 0, count, ctypes.addressof(arguments))
+            for primitive, stream, count, arguments in self._calls
+        ]
+
+    def fail(self, place: int, status: int) -> None:
+        primitive, _ = self._held[place]
         primitive.engine.functions.check(status, "primitive_execute")
