@@ -8,6 +8,7 @@
 // Bound: 2 K (C / group) R S N P Q FLOPs; a block reads BM + BN floats for each term of its BM BN results.
 #include "conv_tile.cuh"
 #include "relu.cuh"
+#include "unrolled.cuh"
 
 // One term of the sums of a class: a channel and a kernel position. It lies `offset` floats, or `row` and `column` cells
 // in its channel, behind a column's first source cell. `bits` has the bit of its row of the kernel among the low ones,
@@ -185,29 +186,28 @@ struct Share {
 template <int COUNT, class Sums, class Place>
 DEVICE void store_images(const Sums& sums, const CellClass& cells, const Place& share, int rows, const Images& images,
                          float* target, int row_step, int column_step, const float* bias, float slope) {
-#pragma unroll
-  for (int j = 0; j < Sums::COLUMNS; j += COUNT) {
+  unrolled<Sums::COLUMNS / COUNT>([&](int part) {
+    const int j = part * COUNT;
     const unsigned column = share.column0 + Sums::column(j), n = column / share.plane, cell = column % share.plane;
-    if (column >= share.column_count) continue;
+    if (column >= share.column_count) return;
     const int r = cells.first_row + cell / cells.columns * row_step;
     const int col = cells.first_column + cell % cells.columns * column_step;
     int row = share.row0 + Sums::row(0);
     float* to = target + n * images.floats() + (int64(row) * images.rows + r) * images.columns + col;
-#pragma unroll
-    for (int i = 0; i < Sums::ROWS; ++i) {
+    unrolled<Sums::ROWS>([&](int i) {
       if (i > 0) {
         const int step = Sums::row_step(i);
         row += step;
         to += int64(step) * images.plane();
       }
-      if (row >= rows) continue;
+      if (row >= rows) return;
       const float b = bias ? bias[row] : 0.0f;
       Packed<float, COUNT> y;
 #pragma unroll
       for (int e = 0; e < COUNT; ++e) y.v[e] = relu(sums.sums[i][j + e] + b, slope);
       store_packed(to, y);
-    }
-  }
+    });
+  });
 }
 
 // target = relu(filters x source + bias): the forward pass, and the backward pass to x, whose source is dy.

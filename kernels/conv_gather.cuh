@@ -3,6 +3,7 @@
 #pragma once
 #include "conv_axis.cuh"
 #include "relu.cuh"
+#include "unrolled.cuh"
 
 constexpr int ROW_BYTES = 64;    // of one packed row
 constexpr int TABLE_ROWS = 2048; // most channels times taps where a step is made of both
@@ -116,19 +117,17 @@ DEVICE void store_sums(const float (&sums)[TM][TN][4], const Task& task, int row
   const int lane = threadIdx.x % 32, g = lane / 4, q = lane % 4, columns = task.columns();
   const bool pairs = task.out_plane % 2 == 0 && task.high.out_step == 1 && task.wide.out_step == 1 &&
                      reinterpret_cast<uint64>(output) % 8 == 0;
-#pragma unroll
-  for (int j = 0; j < TN; ++j) {
+  unrolled<TN>([&](int j) {
     const int column = task.column0 + column0 + j * 8 + 2 * q;
-    const int64 first = column < columns ? task.output(column) : 0;
+    if (column >= columns) return;
+    const int64 first = task.output(column);
     const int64 second = !pairs && column + 1 < columns ? task.output(column + 1) : first + 1;
-#pragma unroll
-    for (int i = 0; i < TM * 2; ++i) {
+    unrolled<TM * 2>([&](int i) {
       const int row = task.row0 + row0 + i * 8 + g;
-      if (row >= task.rows || column >= columns) continue;
+      if (row >= task.rows) return;
       const float shift = bias ? bias[task.group * task.rows + row] : 0.0f;
-      float y0 = sums[i / 2][j][i % 2 * 2] + shift, y1 = sums[i / 2][j][i % 2 * 2 + 1] + shift;
-      y0 = relu(y0, slope);
-      y1 = relu(y1, slope);
+      const float y0 = relu(sums[i / 2][j][i % 2 * 2] + shift, slope);
+      const float y1 = relu(sums[i / 2][j][i % 2 * 2 + 1] + shift, slope);
       float* channel = output + int64(row) * task.out_plane;
       if (pairs) {
         store_packed<2>(channel + first, Packed<float, 2>{{y0, y1}});
@@ -136,6 +135,6 @@ DEVICE void store_sums(const float (&sums)[TM][TN][4], const Task& task, int row
         channel[first] = y0;
         if (column + 1 < columns) channel[second] = y1;
       }
-    }
-  }
+    });
+  });
 }

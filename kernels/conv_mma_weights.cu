@@ -8,6 +8,7 @@
 #include "division.cuh"
 #include "fragments.cuh"
 #include "stages.cuh"
+#include "unrolled.cuh"
 
 // One of dw's columns: where its window's cell lies from a window's beginning; far outside where there is no column.
 struct alignas(16) Column {
@@ -57,17 +58,18 @@ DEVICE void store_sums(const float (&sums)[TM][TN][4], const Problem& task, int 
   const int lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
   const bool adds = gridDim.y == 1;
   target += (int64(blockIdx.y) * task.groups + blockIdx.z) * task.rows * task.columns;
+  unrolled<TM * 2>([&](int i) {
+    const int row = row0 + i * 8 + g;
+    if (row >= task.rows) return;
+    float* to = target + int64(row) * task.columns;
 #pragma unroll
-  for (int i = 0; i < TM; ++i)
-#pragma unroll
-    for (int j = 0; j < TN; ++j)
-#pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        const int row = row0 + i * 16 + g + e / 2 * 8, column = column0 + j * 8 + 2 * q + e % 2;
-        if (row >= task.rows || column >= task.columns) continue;
-        const int64 at = int64(row) * task.columns + column;
-        target[at] = adds ? target[at] + sums[i][j][e] : sums[i][j][e];
-      }
+    for (int j = 0; j < TN * 2; ++j) {
+      const int column = column0 + j / 2 * 8 + 2 * q + j % 2;
+      if (column >= task.columns) continue;
+      const float sum = sums[i / 2][j / 2][i % 2 * 2 + j % 2];
+      to[column] = adds ? to[column] + sum : sum;
+    }
+  });
 }
 
 #define PARAMETERS                                                                                                \

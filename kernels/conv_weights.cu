@@ -6,6 +6,7 @@
 // Bound: 2 K (C / group) R S N P Q FLOPs; a block reads BM + BN floats for each term of its BM BN results.
 #include "cell_walk.cuh"
 #include "conv_tile.cuh"
+#include "unrolled.cuh"
 
 DEVICE int pair_of(int row, int column) { return static_cast<int>(unsigned(row) << 16 | (unsigned(column) & 0xffffu)); }
 DEVICE int row_of(int pair) { return pair >> 16; }
@@ -87,17 +88,16 @@ correlate(int images, unsigned cells_each, const float* __restrict__ x, int chan
   float* const target = gridDim.z > 1 ? partials + blockIdx.z * (int64(filters) * columns) : dw;
   int row = row0 + Sums::row(0);
   float* to = target + (int64(group) * rows + row) * columns + column0;
-#pragma unroll
-  for (int i = 0; i < TM; ++i) {
+  unrolled<TM>([&](int i) {
     if (i > 0) {
       row += Sums::row_step(i);
       to += int64(Sums::row_step(i)) * columns;
     }
-    if (row >= rows) continue;
+    if (row >= rows) return;
 #pragma unroll
     for (int j = 0; j < TN; ++j) {
       const int column = Sums::column(j);
       if (column < columns - column0) to[column] = sums.sums[i][j] + (gridDim.z > 1 ? 0.0f : to[column]);
     }
-  }
+  });
 }

@@ -9,6 +9,7 @@
 #include "fragments.cuh"
 #include "relu.cuh"
 #include "stages.cuh"
+#include "unrolled.cuh"
 
 struct Tile {
   int row, column;
@@ -19,18 +20,31 @@ DEVICE Tile tile_of_block(int n) {
   const unsigned across = divide_up(n, BN);
   return {static_cast<int>(blockIdx.x / across) * BM, static_cast<int>(blockIdx.x % across) * BN};
 }
-// What becomes of a sum before it is stored.
+// What becomes of sums before they are stored.
 struct Epilogue {
   float alpha, beta;
   const float *row_bias, *column_bias;
   float slope;
-  DEVICE void store(float* c, int row, int column, int n, float sum) const {
-    const int64 at = int64(row) * n + column;
-    float y = alpha * sum;
-    if (beta != 0) y += beta * c[at];
-    if (row_bias) y += row_bias[row];
-    if (column_bias) y += column_bias[column];
-    c[at] = relu(y, slope);
+  // Stores a thread's ROWS x COLUMNS sums, of the rows and columns of C that the functions give.
+  template <int ROWS, int COLUMNS, class RowOf, class ColumnOf, class SumOf>
+  DEVICE void store(float* c, int m, int n, const RowOf& row_of, const ColumnOf& column_of, const SumOf& sum_of) const {
+    float shifts[COLUMNS];
+#pragma unroll
+    for (int j = 0; j < COLUMNS; ++j) shifts[j] = column_bias && column_of(j) < n ? column_bias[column_of(j)] : 0.0f;
+    unrolled<ROWS>([&](int i) {
+      const int row = row_of(i);
+      if (row >= m) return;
+      float* target = c + int64(row) * n;
+      const float shift = row_bias ? row_bias[row] : 0.0f;
+#pragma unroll
+      for (int j = 0; j < COLUMNS; ++j) {
+        const int column = column_of(j);
+        if (column >= n) continue;
+        float y = alpha * sum_of(i, j);
+        if (beta != 0) y += beta * target[column];
+        target[column] = relu(y + shift + shifts[j], slope);
+      }
+    });
   }
 };
 // This block's matrix of a batch.
@@ -43,7 +57,7 @@ DEVICE T* matrix_of_block(T* first, int rows, int columns) {
 // apart, so that the threads of a warp read neighbouring words of shared memory. While a step is computed the next
 // one's elements wait in registers.
 template <int BM, int BN, int BK, int TM, int TN, bool TRANS_A, bool TRANS_B>
-__global__ void __launch_bounds__(BM / TM * (BN / TN))
+__global__ void __launch_bounds__(BM / TM * (BN / TN), BM == 128 ? 0 : 3)
 gemm_simt(int m, int n, int k, float alpha, const float* __restrict__ a, const float* __restrict__ b, float beta,
           float* __restrict__ c, const float* __restrict__ row_bias, const float* __restrict__ column_bias,
           float slope) {
@@ -113,14 +127,10 @@ gemm_simt(int m, int n, int k, float alpha, const float* __restrict__ a, const f
     __syncthreads();
   }
 
-#pragma unroll
-  for (int i = 0; i < TM; ++i)
-#pragma unroll
-    for (int j = 0; j < TN; ++j) {
-      const int r = tile.row + i / 4 * ROW_GROUP + row + i % 4;
-      const int col = tile.column + j / 4 * COLUMN_GROUP + column + j % 4;
-      if (r < m && col < n) epilogue.store(c, r, col, n, sums[i][j]);
-    }
+  epilogue.store<TM, TN>(
+      c, m, n, [&](int i) { return tile.row + i / 4 * ROW_GROUP + row + i % 4; },
+      [&](int j) { return tile.column + j / 4 * COLUMN_GROUP + column + j % 4; },
+      [&](int i, int j) { return sums[i][j]; });
 }
 
 // A tile of ROWS x COLUMNS floats of a matrix, copied to shared memory without waiting; zeros beyond the matrix.
@@ -199,16 +209,10 @@ gemm_tf32(int m, int n, int k, float alpha, const float* __restrict__ a, const f
   const int steps = divide_up(k, BK);
   run_stages<STAGES>(steps, copy_step, multiply);
 
-#pragma unroll
-  for (int i = 0; i < TM; ++i)
-#pragma unroll
-    for (int j = 0; j < TN; ++j)
-#pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        const int r = tile.row + warp_row + i * 16 + g + e / 2 * 8;
-        const int col = tile.column + warp_column + j * 8 + 2 * q + e % 2;
-        if (r < m && col < n) epilogue.store(c, r, col, n, sums[i][j][e]);
-      }
+  epilogue.store<TM * 2, TN * 2>(
+      c, m, n, [&](int i) { return tile.row + warp_row + i * 8 + g; },
+      [&](int j) { return tile.column + warp_column + j / 2 * 8 + 2 * q + j % 2; },
+      [&](int i, int j) { return sums[i / 2][j / 2][i % 2 * 2 + j % 2]; });
 }
 
 // A tile of an operand in 16 bits: fetched from memory as floats, kept in shared memory as T. Its pitch is an odd
@@ -306,14 +310,8 @@ gemm_narrow(int m, int n, int k, float alpha, const float* __restrict__ a, const
     __syncthreads();
   }
 
-#pragma unroll
-  for (int i = 0; i < TM; ++i)
-#pragma unroll
-    for (int j = 0; j < TN; ++j)
-#pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        const int r = tile.row + warp_row + i * 16 + g + e / 2 * 8;
-        const int col = tile.column + warp_column + j * 8 + 2 * q + e % 2;
-        if (r < m && col < n) epilogue.store(c, r, col, n, sums[i][j][e]);
-      }
+  epilogue.store<TM * 2, TN * 2>(
+      c, m, n, [&](int i) { return tile.row + warp_row + i * 8 + g; },
+      [&](int j) { return tile.column + warp_column + j / 2 * 8 + 2 * q + j % 2; },
+      [&](int i, int j) { return sums[i / 2][j / 2][i % 2 * 2 + j % 2]; });
 }

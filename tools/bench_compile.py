@@ -1,11 +1,12 @@
-"""Measures how long nets' kernels take to compile for a GPU, without one; writes a table and a result file.
+"""Measures what comes before a net's first iteration on a GPU, without one; writes a table and a result file.
 
     python tools/bench_compile.py [-nets lenet,alexnet] [-maths fp32,tf32] [-architecture 90]
 
-For each net of the zoo its training program is made, update included, with an empty cache of kernels and
-then with a full one, each time by a process of its own. The program, and so the kernels, are those of a GPU
-of this compute capability that has just been met: all kernels that would be timed are compiled. What a GPU
-itself does at first use (opening its context, loading and timing kernels) is not in these figures.
+Each net of the zoo is given to a solver that makes one iteration, with an empty cache of kernels and then
+with what that left there, each time by a process of its own. The kernels are those of a GPU of this compute
+capability that has just been met: all that would be timed are compiled, in every layout that would be
+compared. What a GPU itself does (opening its context, loading and timing kernels, computing) is not in these
+figures, nor is the import of CuPy.
 """
 
 from __future__ import annotations
@@ -21,34 +22,53 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
-
 from bench.compiling_device import CompilingDevice
 from bench.machine import describe_machine, processor_name, slug, versions
+from bench.netc_runner import training_solver
 from bench.nets import NETS, ROOT, BenchNet, net_named, training_net
 from bench.options import words
 from bench.results import Results, markdown
+from bench.stopwatch import Parts, watching
+from netc.backends import selection
+from netc.backends.cuda import loader, timings
 from netc.backends.cuda.backend import CudaBackend
 from netc.backends.cuda.nvrtc import Nvrtc
-from netc.backends.update_spec import UpdateSpec
 from netc.errors import NetcError
-from netc.graph import Build, State, build_graph
-from netc.passes import run_passes
-from netc.proto import netc_pb2 as pb
-from netc.runtime.demand import Demand
-from netc.runtime.param_store import ParamStore
-from netc.runtime.program import Arena, compile_program
-from netc.runtime.states import States
+from netc.runtime import net as runtime_net
+from netc.runtime import program, programs
+from netc.solver import Solver
 
 KEYS: Final = ("net", "math", "architecture")
-COLUMNS: Final = ("steps", "kernels", "processor_seconds", "cold_seconds", "warm_seconds", "load")
+COLUMNS: Final = (
+    *("steps", "kernels", "processor_seconds", "cold_seconds"),
+    *("warm_seconds", "warm_processor_seconds", "load"),
+)
 SLOWEST: Final = 12  # kernels of a net that the result file names
+RATE: Final = 1e-3  # of learning
+
+# Where the time goes until an iteration has been asked for. "kernels": waiting for their compilation, and
+# opening them; "choices": looking up how long each took; what is left of the whole is called the rest.
+PARTS: Final[Parts] = {
+    "graph": [(runtime_net, "_make_graph")],
+    "parameters": [(runtime_net, "ParamStore")],
+    "rehearsal": [(selection, "_rehearse")],
+    "forms": [(program, "select_forms")],
+    "binding": [(programs, "compile_program")],
+    "layouts": [(programs, "choose_layout")],
+    "choices": [(timings.Timings, "find"), (timings.Timings, "add")],
+    "kernels": [(loader.Loader, "_finish_all")],
+}
 
 
 def main() -> int:
     options = read_options()
     if options.inside:
-        print(json.dumps(make_program(net_named(options.nets[0]), options.maths[0], options.architecture)))
+        imports = time.process_time()
+        made = first_iteration(net_named(options.nets[0]), options.maths[0], options.architecture)
+        whole = time.process_time()
+        rest = whole - imports - sum(made["parts"].values())
+        made["parts"] = {"import": imports, **made["parts"], "rest": rest}
+        print(json.dumps({**made, "seconds": time.time() - options.begun, "processor_seconds": whole}))
         return 0
     results = Results(options.results / f"compile-{slug(processor_name())}.json", KEYS)
     results.content["machine"] = describe_machine()
@@ -68,7 +88,8 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("-maths", type=words, default=["fp32"], help="which math modes")
     parser.add_argument("-architecture", type=int, default=90, help="the compute capability, as 90")
     parser.add_argument("-results", type=Path, default=ROOT / "benchmarks" / "results", help="where to write")
-    parser.add_argument("-inside", action="store_true", help="make one program in this process; print JSON")
+    parser.add_argument("-inside", action="store_true", help="one net in this process; print JSON")
+    parser.add_argument("-begun", type=float, default=0.0, help="when this process was started")
     return parser.parse_args()
 
 
@@ -80,7 +101,8 @@ def measure(net: str, math: str, architecture: int) -> dict[str, Any]:
         made, load = [], os.getloadavg()[0]
         for _ in ("cold", "warm"):
             environment = {**os.environ, "NETC_CACHE_DIR": folder}
-            done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
+            begun = [*command, "-begun", str(time.time())]
+            done = subprocess.run(begun, env=environment, check=True, stdout=subprocess.PIPE, text=True)
             made.append(json.loads(done.stdout))
     cold, warm = made
     built = cold["built"]
@@ -94,39 +116,27 @@ def measure(net: str, math: str, architecture: int) -> dict[str, Any]:
         "processor_seconds": round(sum(built.values()), 1),
         "cold_seconds": round(cold["seconds"], 1),
         "warm_seconds": round(warm["seconds"], 2),
+        "warm_processor_seconds": round(warm["processor_seconds"], 2),
+        "warm_parts": {part: round(seconds, 3) for part, seconds in warm["parts"].items()},
         "slowest": dict(sorted(built.items(), key=lambda item: -item[1])[:SLOWEST]),
         "load": round(load, 1),
     }
 
 
-def make_program(net: BenchNet, math: str, architecture: int) -> dict[str, Any]:
-    """Compiles a net's training program and the solver's update: the seconds on the wall, and of processor
-    time for each kernel."""
-    backend = CudaBackend(device := CompilingDevice(architecture), math)
-    definition = training_net(net, net.gpu_batch or net.cpu_batch)
-    graph = run_passes(build_graph(definition, Build(State(pb.TRAIN))))
-    store, states = ParamStore(graph, {}, backend, np.float32, seed=1), States()
-    states.fit(graph, backend, np.float32)
-    begin = time.perf_counter()
-    demand = Demand(keep_all=False, fresh=True)
-    program = compile_program(graph, demand, backend, Arena(backend), store.arrays, states)
-    run_update(backend, store.flat.data, store.flat.grad)
+def first_iteration(net: BenchNet, math: str, architecture: int) -> dict[str, Any]:
+    """Makes a solver and its first iteration: the processor seconds of each part, and of each kernel's
+    compilation."""
+    device = CompilingDevice(architecture)
+    definition = training_solver(training_net(net, net.gpu_batch or net.cpu_batch), RATE)
+    with watching(PARTS) as parts:
+        solver = Solver(definition, backend=CudaBackend(device, math))
+        solver.step(1)
+    steps = solver.net.program
     return {
-        "seconds": time.perf_counter() - begin,
-        "steps": len(program.forward_steps) + len(program.backward_steps),
+        "parts": parts,
+        "steps": len(steps.forward_steps) + len(steps.backward_steps),
         "built": device.built,
     }
-
-
-def run_update(backend: CudaBackend, data: Any, grad: Any) -> None:
-    """Loads what stochastic gradient descent with momentum needs."""
-    history = backend.array(backend.allocate(data.nbytes), 0, data.shape, np.float32)
-    runs = ((0, data.size, 1.0, 5e-4),)
-    spec = UpdateSpec("SGD", 0.9, 0.999, 1e-8, l1=False, clip=-1, iter_size=1, runs=runs)
-    update = backend.make_update(spec, data, grad, [history])
-    assert update is not None, "the device has no update"
-    update.prepare(0, 0.01)
-    update.run()
 
 
 def table(measurements: Sequence[Mapping[str, Any]]) -> str:
@@ -136,16 +146,30 @@ def table(measurements: Sequence[Mapping[str, Any]]) -> str:
     return markdown(rows + [[str(m[column]) for column in columns] for m in measurements])
 
 
+def parts_table(measurements: Sequence[Mapping[str, Any]]) -> str:
+    """Where the time of each measurement goes, as a Markdown table."""
+    names = ["import", *PARTS, "rest"]
+    columns = ["net", "math", *names]
+    rows = [[m["net"], m["math"], *(f"{m['warm_parts'][name]:.2f}" for name in names)] for m in measurements]
+    return markdown([columns, ["---"] * len(columns), *rows])
+
+
 def page(results: Results) -> str:
     """The result file for readers."""
     machine, found = results.content["machine"], results.content["versions"]
     parts = [
         f"# Compiling kernels: {machine['processor']}, {machine['cores']} cores",
         ", ".join(f"{name} {version}" for name, version in found.items()),
-        "What a training program's kernels take to compile: processor seconds of all of them, and seconds on"
-        " the wall until the program is made, with an empty cache (cold) and a full one (warm). Load: how"
-        " many processes wanted a core as the measurement began. How it is measured: benchmarks/readme.md.",
+        "What comes before a net's first iteration on a GPU: processor seconds to compile its kernels, and"
+        " seconds on the wall from the process's start until the iteration has been asked for, with an empty"
+        " cache (cold) and a full one (warm); of the latter also the processor seconds, which other processes"
+        " do not change. Load: how many processes wanted a core as the measurement began. How it is measured:"
+        " benchmarks/readme.md.",
         table(results.measurements),
+        "## Where the time goes with a full cache",
+        "Processor seconds. Parameters: filling them. Rehearsal, forms, binding: how the net is turned into a"
+        " program. Choices: looking up how long kernels took. Kernels: waiting for them, and opening them.",
+        parts_table(results.measurements),
         "## The slowest kernels",
         "Processor seconds.",
     ]

@@ -94,7 +94,8 @@ def test_there_are_several_candidates_and_the_first_is_the_rules(
     for direction in DIRECTIONS:
         names = [candidate.name for candidate in candidates(direction, fast, SHAPES[shape], math)]
         assert len(set(names)) == len(names)
-        assert len(names) > 1 or shape == "depthwise"
+        few_rows = math == "fp32" and (shape, direction) == ("first", "backward_data")  # three, of 32
+        assert (len(names) == 1) == (shape == "depthwise" or few_rows)
         images = direction != "backward_weights"
         assert ("winograd 2x2" in names) == (shape == "3x3" and math == "fp32" and images)
         if shape == "3x3" and math == "fp32" and images:
@@ -148,7 +149,8 @@ def test_the_fastest_kernels_run(favouring: FavouringDevice, favourite: str) -> 
     one = one_of(favouring, THREE)
     kernels = one.form.kernels
     assert favourite in kernels.forward.name
-    assert favourite in kernels.backward_data.name
+    # Backward there are four rows, for which 64 would be mostly padding.
+    assert (favourite if favourite == "winograd" else "32x128") in kernels.backward_data.name
     one.check(drawn(2, 70, 9, 9, seed=3), rtol=1e-4, atol=1e-5)
 
 

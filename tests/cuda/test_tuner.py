@@ -230,3 +230,12 @@ def test_a_rehearsal_of_what_is_known_binds_nothing(clocked: ClockedDevice) -> N
     ways = Ways(clocked, slow=2.0, fast=1.0)
     assert ways.choose(mode=Mode(rehearsal=True)) == "fast"
     assert not ways.given
+
+
+def test_what_others_have_written_since_is_seen(clocked: ClockedDevice) -> None:
+    timings_here = Timings(clocked.properties)
+    for seconds in (1.0, 2.5):  # text of the same length
+        Timings(clocked.properties).add("work", {"one": seconds})
+        assert timings_here.find("work") == {"one": seconds}
+    timings_here.path.unlink()
+    assert timings_here.find("work") == {}

@@ -17,6 +17,7 @@ from netc.backends.cuda.elementwise import PACKS, THREADS, pack_of
 from netc.backends.cuda.kernel import Variant
 from netc.backends.cuda.launch import Launch, Table, in_order
 from netc.backends.cuda.memory import Memory
+from netc.backends.cuda.tiles_to_try import without_padding, worth_trying
 from netc.backends.form import Run
 
 PARTS_PER_PROCESSOR = (1, 2, 4)  # blocks of `correlate` that a processor may be given
@@ -118,8 +119,8 @@ def image_tiles(device: Device, shape: ConvShape, tables: Tables) -> list[Tile]:
     """All that a tuner should try, of which the first should be fastest."""
     tiles = SOURCES["masked" if tables.masked else "compared"][1]
     columns, processors = shape.n * tables.most_cells, device.properties.processors
-    rule = choose_tile(tiles, tables.rows, columns, shape.group, processors)
-    return list(dict.fromkeys((rule, *tiles)))
+    work = tables.rows, columns, shape.group, processors
+    return list(dict.fromkeys((choose_tile(tiles, *work), *worth_trying(tiles, *work))))
 
 
 def _turn_filters(
@@ -187,9 +188,11 @@ class Split:
 def splits(device: Device, shape: ConvShape) -> list[Split]:
     """All that a tuner should try, of which the first should be fastest: the tile with the least to do, where
     the cells can be shared out as finely as is needed."""
-    tile = choose_tile(WEIGHT_TILES, shape.group_k, shape.group_c * shape.taps, 1, 0)
+    sizes = shape.group_k, shape.group_c * shape.taps
+    tile = choose_tile(WEIGHT_TILES, *sizes, 1, 0)
     blocks = [count * device.properties.processors for count in PARTS_PER_PROCESSOR]
-    others = (Split.of(tile, shape, count) for tile in WEIGHT_TILES for count in blocks)
+    tiles = without_padding(WEIGHT_TILES, *sizes)
+    others = (Split.of(tile, shape, count) for tile in tiles for count in blocks)
     return list(dict.fromkeys((Split.of(tile, shape, blocks[-1]), *others)))
 
 

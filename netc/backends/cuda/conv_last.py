@@ -17,6 +17,7 @@ from netc.backends.cuda.device import Argument, Device
 from netc.backends.cuda.elementwise import FLOAT_BYTES
 from netc.backends.cuda.kernel import Variant
 from netc.backends.cuda.launch import Launch, in_order
+from netc.backends.cuda.tiles_to_try import worth_trying
 from netc.backends.form import NHWC, Run
 
 STEP_PIECES = 4  # of the filters
@@ -129,7 +130,7 @@ class Plan:
     def tiles(self, device: Device) -> list[Tile]:
         """All that a tuner should try, of which the first should be fastest."""
         found = [tile for tile in TILES if (tile.math, tile.number) == (self.math, self.source.number)]
-        rule = choose_tile(found, self.cells, self.rows, self.side.others, device.properties.processors)
+        work = self.cells, self.rows, self.side.others, device.properties.processors
         architecture = device.properties.architecture
         more = [
             tile
@@ -137,7 +138,7 @@ class Plan:
             if self.source.packed and tile.math == self.math and DATA[tile].runs_on(architecture)
             if tile.n <= MOST_PADDING * self.rows
         ]
-        return list(dict.fromkeys((rule, *found, *more)))
+        return list(dict.fromkeys((choose_tile(found, *work), *worth_trying(found, *work), *more)))
 
 
 def plans(direction: str, math: str, shape: ConvShape, layouts: Layouts) -> list[Plan]:

@@ -18,6 +18,7 @@ from netc.backends.cuda.elementwise import FLOAT_BYTES, THREADS, blocks_for
 from netc.backends.cuda.kernel import Variant
 from netc.backends.cuda.launch import Launch, in_order
 from netc.backends.cuda.memory import Memory
+from netc.backends.cuda.tiles_to_try import without_padding
 from netc.backends.form import Run
 
 STEP = {"float": 16, "bf16": 32, "fp16": 32}  # cells, by what the images hold
@@ -100,10 +101,11 @@ def splits(device: Device, shape: ConvShape, x: Reading) -> list[tuple[Tile, int
     processors = device.properties.processors
     tiles = [tile for tile in TILES if (tile.math, tile.number) == (x.math, x.number)]
     others = shape.group * max(1, pieces(shape.n * shape.p * shape.q, STEPS_AT_ONCE) // LEAST_STEPS)
-    rule = choose_tile(tiles, shape.group_k, shape.taps * x.group_pitch, others, processors)
+    sizes = shape.group_k, shape.taps * x.group_pitch
+    rule = choose_tile(tiles, *sizes, others, processors)
     more = (
         (tile, choose_shares(shape, x, tile, pieces(blocks * processors, 2)))
-        for tile in tiles
+        for tile in without_padding(tiles, *sizes)
         for blocks in BLOCKS
     )
     return list(dict.fromkeys(((rule, choose_shares(shape, x, rule, processors)), *more)))

@@ -15,6 +15,7 @@ from netc.backends.cuda.division import divisor
 from netc.backends.cuda.elementwise import FLOAT_BYTES, THREADS, blocks_for
 from netc.backends.cuda.kernel import Variant
 from netc.backends.cuda.launch import Launch, in_order
+from netc.backends.cuda.tiles_to_try import without_padding, worth_trying
 from netc.backends.form import Run
 from netc.errors import NetcError
 
@@ -196,9 +197,9 @@ class Plan:
 
     def tiles(self, device: Device) -> list[Tile]:
         """All that a tuner should try, of which the first should be fastest."""
-        math, rows, processors = self.packing.math, self.packing.rows, device.properties.processors
-        rule = choose_tile(math, rows, self.columns, self.others, processors)
-        return list(dict.fromkeys((rule, *tiles(math))))
+        math, processors = self.packing.math, device.properties.processors
+        work = self.packing.rows, self.columns, self.others, processors
+        return list(dict.fromkeys((choose_tile(math, *work), *worth_trying(tiles(math), *work))))
 
     def grid(self, tile: Tile) -> tuple[int, int, int]:
         return tile.blocks(self.packing.rows, self.columns), 1, self.others
@@ -244,10 +245,11 @@ def splits(math: str, device: Device, shape: ConvShape) -> list[tuple[Tile, int]
     first should be fastest. Shares make up for few tiles, so only padding speaks against a large one."""
     processors = device.properties.processors
     others = shape.group * max(1, pieces(shape.n * shape.p * shape.q, 32) // LEAST_STEPS)
-    rule = choose_tile(math, shape.group_k, shape.group_c * shape.taps, others, processors)
+    sizes = shape.group_k, shape.group_c * shape.taps
+    rule = choose_tile(math, *sizes, others, processors)
     more = (
         (tile, choose_shares(shape, tile, pieces(blocks * processors, 2)))
-        for tile in tiles(math)
+        for tile in without_padding(tiles(math), *sizes)
         for blocks in WEIGHT_BLOCKS
     )
     return list(dict.fromkeys(((rule, choose_shares(shape, rule, processors)), *more)))

@@ -10,6 +10,7 @@ from netc.backends.cuda.device import Argument, Device, Product
 from netc.backends.cuda.kernel import Variant
 from netc.backends.cuda.launch import Launch
 from netc.backends.cuda.memory import Memory
+from netc.backends.cuda.tiles_to_try import worth_trying
 from netc.backends.form import Run
 from netc.errors import NetcError
 
@@ -118,12 +119,13 @@ def copied_floats(product: Product, a: Memory, b: Memory) -> int:
 
 def tiles_for(device: Device, product: Product) -> list[Tile]:
     """All that a tuner should try, of which the first should be fastest; none where the device has none."""
+    processors, architecture = device.properties.processors, device.properties.architecture
+    rule = choose_tile(product, processors)
     tiles = [tile for tile in TILES if tile.math == product.math]
-    rule = choose_tile(product, device.properties.processors)
-    architecture = device.properties.architecture
+    others = worth_trying(tiles, product.m, product.n, product.batch, processors)
     return [
         tile
-        for tile in dict.fromkeys((rule, *tiles))
+        for tile in dict.fromkeys((rule, *others))
         if VARIANTS[tile, product.trans_a, product.trans_b, 1].runs_on(architecture)
     ]
 

@@ -19,6 +19,7 @@ from netc.schema.atomic import replacing
 log = logging.getLogger(__name__)
 
 Seconds = Mapping[str, float]  # by the name of the way
+Works = dict[str, dict[str, float]]  # by what is done
 NO_WORD = re.compile(r"\W+")
 
 
@@ -47,21 +48,29 @@ class Timings:
         except NetcError as error:
             log.warning("times of kernels are not remembered: %s", error)
 
-    def _read(self) -> dict[str, dict[str, float]]:
+    def _read(self) -> Works:
         """All that the file holds; nothing where it is missing, damaged, or about other kernels."""
         try:
-            content = json.loads(self.path.read_text(encoding="utf-8"))
-            if content["kernels"] != sources_of_all_kernels():
-                return {}
-            return {
-                work: {name: float(time) for name, time in seconds.items()}
-                for work, seconds in content["seconds"].items()
-            }
+            now = self.path.stat()
+            return _works_of(self.path, (now.st_ino, now.st_mtime_ns, now.st_size), sources_of_all_kernels())
         except FileNotFoundError:
             return {}
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             log.warning("%s is ignored, it is damaged: %r", self.path, error)
             return {}
+
+
+@functools.lru_cache(maxsize=4)
+def _works_of(path: Path, version: tuple[int, ...], kernels: str) -> Works:
+    """The works in a file, if it is about these kernels; read once for each version of it: a net asks for
+    each of its products."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if content["kernels"] != kernels:
+        return {}
+    return {
+        work: {name: float(time) for name, time in seconds.items()}
+        for work, seconds in content["seconds"].items()
+    }
 
 
 def sources_of_all_kernels() -> str:
