@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from netc.cores import thread_count
 from netc.errors import NetcError
 from netc.layer.base import Shape, count
 from netc.proto import netc_pb2 as pb
 from netc.schema.suggestions import did_you_mean
 
 Values = NDArray[Any]
+PART: Final = 1 << 20  # numbers that one stream draws
 
 
 def fill(filler: pb.FillerParameter | None, shape: Shape, rng: np.random.Generator, dtype: Any) -> Values:
@@ -174,14 +177,41 @@ def _precision(dtype: Any) -> Any:
 
 
 def _between(rng: np.random.Generator, low: float, high: float, shape: Shape, dtype: Any) -> Values:
-    values = np.asarray(rng.random(shape, dtype=dtype))
-    values *= dtype(high - low)
-    values += dtype(low)
-    return values
+    def draw(rng: np.random.Generator, values: Values) -> None:
+        rng.random(out=values, dtype=dtype)
+        values *= dtype(high - low)
+        values += dtype(low)
+
+    return _drawn(rng, draw, shape, dtype)
 
 
 def _normal(rng: np.random.Generator, mean: float, std: float, shape: Shape, dtype: Any) -> Values:
-    values = np.asarray(rng.standard_normal(shape, dtype=dtype))
-    values *= dtype(std)
-    values += dtype(mean)
+    def draw(rng: np.random.Generator, values: Values) -> None:
+        rng.standard_normal(out=values, dtype=dtype)
+        values *= dtype(std)
+        values += dtype(mean)
+
+    return _drawn(rng, draw, shape, dtype)
+
+
+def _drawn(
+    rng: np.random.Generator,
+    draw: Callable[[np.random.Generator, Values], None],
+    shape: Shape,
+    dtype: Any,
+) -> Values:
+    """An array filled by `draw(generator, part)`.
+
+    Large ones are filled in parts of one size, each by a stream of its own, so that the numbers are the same
+    whatever the number of threads.
+    """
+    values = np.empty(shape, dtype)
+    flat = values.reshape(-1)
+    parts = [flat[first : first + PART] for first in range(0, flat.size, PART)]
+    streams = [np.random.Generator(rng.bit_generator.jumped(i)) for i in range(1, len(parts))]  # type: ignore[attr-defined]
+    if len(parts) == 1:
+        draw(rng, flat)
+        return values
+    with ThreadPoolExecutor(min(thread_count(), len(parts))) as threads:
+        list(threads.map(draw, [rng, *streams], parts))
     return values

@@ -11,6 +11,7 @@ import pytest
 from google.protobuf import text_format
 
 from netc.errors import NetcError
+from netc.layer import filler as filler_module
 from netc.layer.filler import fill
 from netc.proto import netc_pb2 as pb
 
@@ -122,3 +123,19 @@ def test_an_unknown_type_names_the_nearest() -> None:
 def test_refuses(text: str, shape: tuple[int, ...], said: str) -> None:
     with pytest.raises(NetcError, match=said):
         filled(text, shape)
+
+
+@pytest.mark.parametrize("text", ['type: "gaussian" std: 2', 'type: "uniform" max: 3', 'type: "xavier"'])
+def test_a_large_array_is_the_same_whatever_the_number_of_threads(
+    text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And no part of it repeats another."""
+    monkeypatch.setattr(filler_module, "PART", 1000)
+    drawn = []
+    for threads in (1, 3):
+        monkeypatch.setattr(filler_module, "thread_count", lambda count=threads: count)
+        drawn.append(filled(text, (123, 45)))
+    assert drawn[0].tobytes() == drawn[1].tobytes()
+    parts = drawn[0].reshape(-1)[:5000].reshape(5, 1000)
+    assert np.abs(np.corrcoef(parts) - np.eye(5)).max() < 0.2
+    assert len(np.unique(drawn[0])) > 0.99 * drawn[0].size
