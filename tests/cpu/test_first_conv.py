@@ -12,7 +12,7 @@ from netc.backends.cpu import first_conv
 from netc.backends.cpu.conv import make_convolution
 from netc.backends.cpu.filters import FiltersForm
 from netc.backends.cpu.first_conv import FirstFilters, instructions
-from netc.backends.cpu.processor import vector_lanes
+from netc.backends.cpu.loops.processor import vector_lanes
 from netc.backends.form import Form
 from tests.cpu.form_case import BLOCKED, LAYOUTS, NHWC, PLAIN, FormCase, build
 

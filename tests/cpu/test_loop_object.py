@@ -7,8 +7,8 @@ import platform
 
 import pytest
 
-from netc.backends.cpu.loop_image import MappedImage
-from netc.backends.cpu.loop_object import image_of
+from netc.backends.cpu.loops.image import MappedImage
+from netc.backends.cpu.loops.object_file import image_of
 
 binding = pytest.importorskip("llvmlite.binding", reason="LLVM comes with numba (netc[cpu])")
 pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="images are made for x86-64")

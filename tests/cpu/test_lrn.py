@@ -55,6 +55,6 @@ def test_without_numba_the_layer_computes(monkeypatch: pytest.MonkeyPatch) -> No
     from netc.backends.cpu import loops
 
     monkeypatch.setitem(sys.modules, "numba", None)
-    monkeypatch.setitem(sys.modules, "netc.backends.cpu.lrn_loops", None)
+    monkeypatch.setitem(sys.modules, "netc.backends.cpu.loops.lrn", None)
     loops.compiled.cache_clear()
     assert FormCase(make_lrn, build(lrn("local_size: 3"), (2, 5, 5, 6)), NHWC).form is None

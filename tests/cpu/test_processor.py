@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from netc.backends.cpu import processor
+from netc.backends.cpu.loops import processor
 
 DESCRIPTION = """\
 processor\t: 0

@@ -199,9 +199,9 @@ def test_numpy_updates_where_something_is_missing(
 ) -> None:
     if missing == "numba":
         monkeypatch.setitem(sys.modules, "numba", None)
-        monkeypatch.delitem(sys.modules, "netc.backends.cpu.update_loops", raising=False)
+        monkeypatch.delitem(sys.modules, "netc.backends.cpu.loops.update", raising=False)
     else:
-        monkeypatch.setattr(loops, "OPENMP", "libthere_is_none.so.1")
+        monkeypatch.setattr(loops.loop, "OPENMP", "libthere_is_none.so.1")
     loops.compiled.cache_clear()
     loops.openmp.cache_clear()
     with caplog.at_level(logging.INFO, "netc"):

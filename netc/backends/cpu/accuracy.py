@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from netc.backends.cpu.accuracy_job import JOB
 from netc.backends.cpu.chain import fits
 from netc.backends.cpu.loops import bound, compiled
+from netc.backends.cpu.loops.accuracy_job import JOB
 from netc.backends.cpu.onednn import Engine
 from netc.backends.form import Form, Maker, Mode, Run
 from netc.graph import Node
@@ -26,7 +26,7 @@ class AccuracyForm(Form):
     def __init__(self, node: Node, layer: Accuracy) -> None:
         """Raises ImportError without numba, OSError without OpenMP."""
         super().__init__((node,))
-        self.layer, self.loop = layer, compiled("accuracy_loops", "forward")
+        self.layer, self.loop = layer, compiled("accuracy", "forward")
         self.backward_bottoms, self.backward_tops = (), ()
         self.capturable = False
 

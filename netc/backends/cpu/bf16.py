@@ -15,8 +15,8 @@ from typing import Final
 
 import numpy as np
 
-from netc.backends.cpu.bf16_job import JOB
 from netc.backends.cpu.loops import bound, compiled, threads_for
+from netc.backends.cpu.loops.bf16_job import JOB
 from netc.backends.cpu.onednn import Descriptor, Engine, Refused, Rounding, describe, kinds
 from netc.backends.cpu.onednn.functions import dims
 from netc.backends.form import Run
@@ -74,7 +74,7 @@ def round_floats(source: Array, target: Array) -> Run:
     """What writes the floats of a flat array to another of that size, or in place, each as the nearest
     bfloat16: the even one of two that are equally near. Infinities and NaNs stay what they are."""
     try:
-        loop = compiled("bf16_loops", "round_floats")
+        loop = compiled("bf16", "round_floats")
     except (ImportError, OSError) as error:
         log.info("Factors would be rounded faster with numba (pip install netc[cpu]): %s", error)
         return partial(round_bits, source.view(np.uint32), target.view(np.uint32))

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from netc.backends.cpu.bn_job import JOB, LINES, LOOPS, SUMS
 from netc.backends.cpu.chain import in_sequence
 from netc.backends.cpu.loops import bound, compiled, threads_for
+from netc.backends.cpu.loops.bn_job import JOB, LINES, LOOPS, SUMS
 from netc.backends.cpu.normalisation import STATISTICS, Normalisation, take_global, take_in
 from netc.backends.form import NHWC, Form, Mode, Run
 from netc.graph import Node
@@ -35,7 +35,7 @@ class BatchNormLoopForm(Form):
     def __init__(self, nodes: Sequence[Node], mode: Mode, what: Normalisation, in_place: bool) -> None:
         super().__init__(nodes)
         self.what = what
-        self.loops = {name: compiled("bn_loops", name) for name in LOOPS}
+        self.loops = {name: compiled("bn", name) for name in LOOPS}
         # The statistics have no gradients: where some are wanted all the same, they must be zeroed before.
         self.writes_fresh = not any(self.param_needs_grad[:STATISTICS])
         self.training = mode.backward and self.needs_backward

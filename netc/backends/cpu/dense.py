@@ -22,9 +22,9 @@ from netc.backends.cpu.activation import add_relu_backward, describe_forward, re
 from netc.backends.cpu.bf16 import BF16
 from netc.backends.cpu.bf16_dense import make_bf16_inner_product
 from netc.backends.cpu.chain import fits, in_sequence
-from netc.backends.cpu.dense_job import JOB
 from netc.backends.cpu.layout import descriptor_of
 from netc.backends.cpu.loops import Loop, bound, compiled, threads_for
+from netc.backends.cpu.loops.dense_job import JOB
 from netc.backends.cpu.onednn import Engine, Product, Refused, Routine, kinds
 from netc.backends.form import Form, Maker, Mode, Run
 from netc.graph import Node
@@ -88,7 +88,7 @@ class DenseForm(Form):
         few = self.top_shape[1] >= TURNED_OUTPUTS * rows
         names = [name for name, fit in LOOP_ROWS.items() if large and few and rows in fit]
         try:
-            return {name: compiled("dense_loops", name) for name in names if self.needs_backward}
+            return {name: compiled("dense", name) for name in names if self.needs_backward}
         except (ImportError, OSError) as error:
             log.info("InnerProduct would be faster with numba (pip install netc[cpu]): %s", error)
             return {}

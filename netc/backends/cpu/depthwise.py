@@ -11,9 +11,9 @@ from functools import partial
 import numpy as np
 
 from netc.backends.cpu.chain import in_sequence
-from netc.backends.cpu.depthwise_job import CELLS, JOB
 from netc.backends.cpu.geometry import Geometry
 from netc.backends.cpu.loops import bound, compiled, threads_for
+from netc.backends.cpu.loops.depthwise_job import CELLS, JOB
 from netc.backends.form import Run
 from netc.layer import Array, Scratch
 
@@ -29,7 +29,7 @@ class DepthwiseFilters:
     variant = "depthwise"
 
     def __init__(self, geometry: Geometry, *, adds: bool) -> None:
-        self.loop = compiled("depthwise_loops", "filters")
+        self.loop = compiled("depthwise", "filters")
         self.adds = adds
         images, channels, height, width = geometry.bottom
         self.numbers = {"images": images, "channels": channels, "H": height, "W": width}

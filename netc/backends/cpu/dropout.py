@@ -10,8 +10,8 @@ from typing import Any, Final
 import numpy as np
 
 from netc.backends.cpu.chain import fits, in_sequence
-from netc.backends.cpu.dropout_job import JOB
 from netc.backends.cpu.loops import bound, compiled, threads_for
+from netc.backends.cpu.loops.dropout_job import JOB
 from netc.backends.cpu.onednn import Engine
 from netc.backends.form import Form, Maker, Mode, Run
 from netc.graph import Node
@@ -35,7 +35,7 @@ class DropForm(Form):
         """Raises ImportError without numba, OSError without OpenMP."""
         super().__init__((node,))
         self.layer = layer
-        self.loops = {name: compiled("dropout_loops", name) for name in ("forward", "advance", "backward")}
+        self.loops = {name: compiled("dropout", name) for name in ("forward", "advance", "backward")}
         self.backward_bottoms, self.backward_tops = (), ()
         self.elements = count(self.inputs[0].shape)
         if mode.backward and self.needs_backward:

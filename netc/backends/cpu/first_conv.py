@@ -14,11 +14,11 @@ from typing import Final
 import numpy as np
 
 from netc.backends.cpu.chain import in_sequence
-from netc.backends.cpu.first_conv_job import JOB, TILES, loop_name
 from netc.backends.cpu.geometry import Geometry
 from netc.backends.cpu.layout import IMAGE_CHANNELS
 from netc.backends.cpu.loops import BoundLoop, compiled, threads_for
-from netc.backends.cpu.processor import vector_lanes
+from netc.backends.cpu.loops.first_conv_job import JOB, TILES, loop_name
+from netc.backends.cpu.loops.processor import vector_lanes
 from netc.backends.form import BLOCKED, NHWC, PLAIN, Run
 from netc.layer import Array, Scratch
 from netc.layer.base import count
@@ -55,7 +55,7 @@ class FirstFilters:
         filters, taps = geometry.weight[0], count(geometry.weight[1:])
         tiles = [tile for tile in TILES if tile[0] == lanes]
         self.tile = min(tiles, key=lambda tile: instructions(tile, filters, taps))
-        self.loop = compiled("first_conv_loops", loop_name(self.tile, slope is not None))
+        self.loop = compiled("first_conv", loop_name(self.tile, slope is not None))
         self.slope, self.wanted, self.adds = slope or 0.0, wanted, adds
         width = lanes * self.tile[1]
         self.variant = f"tiles of {width} filters x {self.tile[2]} taps"

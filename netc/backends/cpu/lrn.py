@@ -11,7 +11,7 @@ import numpy as np
 from netc.backends.cpu.chain import fits
 from netc.backends.cpu.layout import descriptor_of, layout_for
 from netc.backends.cpu.loops import bound, compiled, threads_for
-from netc.backends.cpu.lrn_job import JOB, SCRATCH_ROWS
+from netc.backends.cpu.loops.lrn_job import JOB, SCRATCH_ROWS
 from netc.backends.cpu.onednn import Engine, Refused, describe, kinds
 from netc.backends.cpu.routine_form import RoutineForm
 from netc.backends.form import NHWC, PLAIN, Form, Maker, Mode, Run
@@ -83,7 +83,7 @@ class LoopForm(Form):
 
     def __init__(self, node: Node, layer: LRN) -> None:
         super().__init__((node,))
-        self.run = {name: compiled("lrn_loops", name) for name in ("forward", "backward")}
+        self.run = {name: compiled("lrn", name) for name in ("forward", "backward")}
         self.bottom_layouts = self.top_layouts = (NHWC,)
         self.backward_bottoms, self.backward_tops = (0,), ()
         images, channels, *pixels = node.inputs[0].shape

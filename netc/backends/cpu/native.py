@@ -1,7 +1,7 @@
 """Pieces of work that are native calls run one after the other, or dealt to threads, as one call from Python.
 
-A piece's addresses and arguments are all known when it is bound (native_job.py): a primitive, a product of
-matrices, a loop. What makes the calls is a loop itself (native_loops.py), so all this needs numba.
+A piece's addresses and arguments are all known when it is bound (loops/native_job.py): a primitive, a product
+of matrices, a loop. What makes the calls is a loop itself (loops/native.py), so all this needs numba.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from itertools import groupby
 import numpy as np
 
 from netc.backends.cpu.loops import BoundLoop, Loop, compiled, openmp
+from netc.backends.cpu.loops.native_job import DEALT, LOOP, SEQUENCE, SHARES, TEAM
 from netc.backends.cpu.native_calls import Call, Native, address_of, records_of
-from netc.backends.cpu.native_job import DEALT, LOOP, SEQUENCE, SHARES, TEAM
 from netc.backends.form import Run
 
 
@@ -82,7 +82,7 @@ class Dealt(Native):
 
     def __init__(self, chains: Sequence[Chain]) -> None:
         self.chains = tuple(chains)
-        self._loop = compiled("native_loops", "run_shares")
+        self._loop = compiled("native", "run_shares")
         self._records = [records_of(chain.calls) for chain in chains]
         self._sequences = np.concatenate([sequence_of(records) for records in self._records])
         self._shares = np.array([(self._sequences.ctypes.data, len(chains))], SHARES)
@@ -110,7 +110,7 @@ class Driver:
     __slots__ = ("_loop", "_records", "_sequence", "run")
 
     def __init__(self, calls: Sequence[Call]) -> None:
-        self._loop: Loop = compiled("native_loops", "run_calls")
+        self._loop: Loop = compiled("native", "run_calls")
         self._records = records_of(calls)
         self._sequence = sequence_of(self._records)
         function = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)(self._loop.address)
@@ -157,7 +157,7 @@ def dealt(shares: Sequence[Sequence[Run]]) -> Run:
 def can_chain() -> bool:
     """Whether there is what makes native calls."""
     try:
-        compiled("native_loops", "run_calls")
+        compiled("native", "run_calls")
     except (ImportError, OSError):
         return False
     return True

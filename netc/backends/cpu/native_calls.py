@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from netc.backends.cpu.native_job import WIDTH
+from netc.backends.cpu.loops.native_job import WIDTH
 
-Call = tuple[int, ...]  # a record (native_job.py), up to its last number that is not 0
+Call = tuple[int, ...]  # a record (loops/native_job.py), up to its last number that is not 0
 
 
 class Native(ABC):

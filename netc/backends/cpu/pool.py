@@ -13,6 +13,7 @@ from netc.backends.cpu.activation import add_relu_backward, relu_can_end, slope_
 from netc.backends.cpu.chain import fits
 from netc.backends.cpu.layout import descriptor_of, elements_of, layout_for
 from netc.backends.cpu.loops import bound, compiled, threads_for
+from netc.backends.cpu.loops.pool_job import JOB
 from netc.backends.cpu.onednn import (
     Attributes,
     Descriptor,
@@ -24,7 +25,6 @@ from netc.backends.cpu.onednn import (
     kinds,
 )
 from netc.backends.cpu.onednn.functions import dims
-from netc.backends.cpu.pool_job import JOB
 from netc.backends.cpu.routine_form import RoutineForm
 from netc.backends.form import BLOCKED, NHWC, PLAIN, Form, Maker, Mode, Run
 from netc.graph import Node
@@ -186,7 +186,7 @@ class MaximumLoopForm(Form):
         super().__init__(nodes)
         layer = self.node.layer
         assert isinstance(layer, Pooling)
-        self.run = {name: compiled("pool_loops", name) for name in ("forward", "backward")}
+        self.run = {name: compiled("pool", name) for name in ("forward", "backward")}
         self.bottom_layouts = self.top_layouts = (layout,)
         self.backward_bottoms, self.backward_tops = (), ()
         self.variant = f"loop {layout}"

@@ -11,8 +11,8 @@ import numpy as np
 from netc.backends.cpu.chain import fits, in_sequence
 from netc.backends.cpu.layout import descriptor_of
 from netc.backends.cpu.loops import bound, compiled, threads_for
+from netc.backends.cpu.loops.softmax_loss_job import JOB
 from netc.backends.cpu.onednn import Engine, Refused, Routine, describe, kinds
-from netc.backends.cpu.softmax_loss_job import JOB
 from netc.backends.form import Form, Maker, Mode, Run
 from netc.graph import Node
 from netc.layer import Array, Buffers
@@ -102,7 +102,7 @@ class LoopForm(SoftmaxLossForm):
 
     def __init__(self, node: Node, layer: SoftmaxWithLoss, engine: Engine) -> None:
         """Raises ImportError without numba, OSError without OpenMP."""
-        self.loops = {name: compiled("softmax_loss_loops", name) for name in ("forward", "backward")}
+        self.loops = {name: compiled("softmax_loss", name) for name in ("forward", "backward")}
         super().__init__(node, layer, engine)
         self.variant += "; loops"
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from netc.backends.clipping import clip_scale
 from netc.backends.cpu.loops import compiled, threads_for
-from netc.backends.cpu.update_job import JOB, ROW
+from netc.backends.cpu.loops.update_job import JOB, ROW
 from netc.backends.update_spec import UpdateSpec
 
 log = logging.getLogger(__name__)
@@ -34,8 +34,8 @@ class FusedUpdate:
     ) -> None:
         """Compiles the loops. Raises ImportError without numba, OSError without OpenMP."""
         self._spec = spec
-        self._loop = compiled("update_loops", spec.type)
-        self._square_sums = compiled("update_loops", "square_sums") if spec.clip >= 0 else None
+        self._loop = compiled("update", spec.type)
+        self._square_sums = compiled("update", "square_sums") if spec.clip >= 0 else None
         self._rows = rows_of(spec)
         most = -(-int(self._rows["count"].sum()) // THREAD_ELEMENTS)
         self._threads = threads_for(most)

@@ -1,6 +1,6 @@
 """Convolution with few multiplications, after Winograd: 36 for 16 cells of a 3 x 3 filter or 4 of a 5 x 5.
 
-The image's tiles and the filters are taken to 6 x 6 points by loops of our own (winograd_loops.py),
+The image's tiles and the filters are taken to 6 x 6 points by loops of our own (loops/winograd.py),
 multiplied there by oneDNN, point by point as products of matrices, and taken back. Some tiles go through at a
 time, so that their points stay in the cache: where there are blocks enough, every thread takes blocks of its
 own from the image to the result. Lavin and Gray, Fast algorithms for convolutional neural networks (2015).

@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 
 from netc.backends.cpu.loops import Loop, bound, compiled, threads_for
-from netc.backends.cpu.winograd_job import JOB, SCRATCH
+from netc.backends.cpu.loops.winograd_job import JOB, SCRATCH
 from netc.backends.cpu.winograd_task import POINTS, Task
 from netc.backends.form import Run
 from netc.layer import Array, Scratch, Shape
@@ -18,7 +18,7 @@ ALIGNMENT: Final = 64  # bytes: a thread's part of a workspace begins at a cache
 
 def loops_of(names: Sequence[str]) -> dict[str, Loop]:
     """Winograd's loops by name. Raises ImportError without numba, OSError without OpenMP."""
-    return {name: compiled("winograd_loops", name) for name in names}
+    return {name: compiled("winograd", name) for name in names}
 
 
 def run_of(

@@ -6,8 +6,8 @@ from typing import Final
 
 import numpy as np
 
+from netc.backends.cpu.loops.native_job import PRODUCT
 from netc.backends.cpu.native_calls import Call, Native, address_of
-from netc.backends.cpu.native_job import PRODUCT
 from netc.backends.cpu.onednn.engine import Engine
 
 COLLIDING: Final = 128  # rows of a multiple of so many floats compete for the same places in the caches

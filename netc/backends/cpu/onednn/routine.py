@@ -17,8 +17,8 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from netc.backends.cpu.chain import in_sequence
+from netc.backends.cpu.loops.native_job import PRIMITIVE
 from netc.backends.cpu.native_calls import Call, Native, address_of
-from netc.backends.cpu.native_job import PRIMITIVE
 from netc.backends.cpu.onednn import kinds
 from netc.backends.cpu.onednn.engine import Engine
 from netc.backends.cpu.onednn.memory import Descriptor, Memory

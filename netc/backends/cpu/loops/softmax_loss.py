@@ -12,8 +12,8 @@ from typing import Final
 
 from numba import carray, float32, int64, njit, types
 
-from netc.backends.cpu.loop_pieces import STRICT, float_pointer, job_signature, pointer_to, share
-from netc.backends.cpu.softmax_loss_job import JOB
+from netc.backends.cpu.loops.pieces import STRICT, float_pointer, job_signature, pointer_to, share
+from netc.backends.cpu.loops.softmax_loss_job import JOB
 
 SIGNATURE: Final = job_signature(JOB)
 

@@ -12,7 +12,7 @@ from math import sqrt
 
 from numba import carray, float32, float64, from_dtype, njit
 
-from netc.backends.cpu.loop_pieces import (
+from netc.backends.cpu.loops.pieces import (
     STRICT,
     double_pointer,
     float_pointer,
@@ -20,7 +20,7 @@ from netc.backends.cpu.loop_pieces import (
     pointer_to,
     share,
 )
-from netc.backends.cpu.update_job import JOB, ROW
+from netc.backends.cpu.loops.update_job import JOB, ROW
 
 SIGNATURE = job_signature(JOB)
 

@@ -19,7 +19,7 @@ from typing import Final
 import numpy as np
 from numba import carray, float32, float64, int64, njit
 
-from netc.backends.cpu.loop_pieces import (
+from netc.backends.cpu.loops.pieces import (
     CONTRACTED,
     double_pointer,
     float_pointer,
@@ -27,7 +27,7 @@ from netc.backends.cpu.loop_pieces import (
     share,
     team_thread,
 )
-from netc.backends.cpu.winograd_job import JOB, LANES, SCRATCH
+from netc.backends.cpu.loops.winograd_job import JOB, LANES, SCRATCH
 
 ROW: Final = 4 * LANES  # bytes
 

@@ -21,8 +21,8 @@ from typing import Final
 
 from numba import carray, float32, float64, int64, njit
 
-from netc.backends.cpu.bn_job import JOB, LINES, SUMS
-from netc.backends.cpu.loop_pieces import (
+from netc.backends.cpu.loops.bn_job import JOB, LINES, SUMS
+from netc.backends.cpu.loops.pieces import (
     CONTRACTED,
     double_pointer,
     float_pointer,
@@ -30,7 +30,7 @@ from netc.backends.cpu.loop_pieces import (
     share,
     team_thread,
 )
-from netc.backends.cpu.loop_vectors import (
+from netc.backends.cpu.loops.vectors import (
     LANES,
     add,
     load,

@@ -20,8 +20,9 @@ from typing import Final
 import numpy as np
 from numba import carray, float32, int32, int64, njit
 
-from netc.backends.cpu.loop_pieces import STRICT, job_signature, pointer_to, share
-from netc.backends.cpu.loop_vectors import (
+from netc.backends.cpu.loops.pieces import STRICT, job_signature, pointer_to, share
+from netc.backends.cpu.loops.pool_job import JOB
+from netc.backends.cpu.loops.vectors import (
     LANES,
     add,
     from_lane,
@@ -34,7 +35,6 @@ from netc.backends.cpu.loop_vectors import (
     where_equal,
     where_larger,
 )
-from netc.backends.cpu.pool_job import JOB
 
 SIGNATURE: Final = job_signature(JOB)
 NONE: Final = 255  # the place of no cell

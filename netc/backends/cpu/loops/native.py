@@ -7,8 +7,8 @@ from typing import Final
 
 from numba import carray, float32, from_dtype, int32, int64, njit, types
 
-from netc.backends.cpu.loop_pieces import STRICT, function_of, pointer_to, team_size, team_thread
-from netc.backends.cpu.native_job import DEALT, LOOP, PRODUCT, SEQUENCE, SHARES, TEAM, WIDTH
+from netc.backends.cpu.loops.native_job import DEALT, LOOP, PRODUCT, SEQUENCE, SHARES, TEAM, WIDTH
+from netc.backends.cpu.loops.pieces import STRICT, function_of, pointer_to, team_size, team_thread
 
 SIGNATURE: Final = types.int32(types.int64)  # of the address of a job; gives a status
 

@@ -16,8 +16,8 @@ from typing import Final
 
 from numba import carray, int64, njit, types, uint64
 
-from netc.backends.cpu.dropout_job import JOB
-from netc.backends.cpu.loop_pieces import (
+from netc.backends.cpu.loops.dropout_job import JOB
+from netc.backends.cpu.loops.pieces import (
     STRICT,
     byte_pointer,
     float_pointer,
@@ -25,7 +25,7 @@ from netc.backends.cpu.loop_pieces import (
     pointer_to,
     share,
 )
-from netc.backends.cpu.loop_vectors import LANES, high_product, load, multiply, spread, store, where_bits
+from netc.backends.cpu.loops.vectors import LANES, high_product, load, multiply, spread, store, where_bits
 
 SIGNATURE: Final = job_signature(JOB)
 

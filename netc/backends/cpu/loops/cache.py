@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from netc.backends.cache_folder import cache_folder
-from netc.backends.cpu.loop_image import Image, MappedImage, unpacked
-from netc.backends.cpu.processor import processor
+from netc.backends.cpu.loops.image import Image, MappedImage, unpacked
+from netc.backends.cpu.loops.processor import processor
 from netc.errors import NetcError
 from netc.schema.atomic import replacing
 
 CACHE: Final = "cpu-loops"
-SOURCES: Final = "loop*.py", "*_loops.py", "*_job.py"
 COMPILERS: Final = "numba", "llvmlite"
 MATHEMATICS: Final = "libm.so.6"
 # What numba's functions call once they have raised an error. Ours raise none; one that did would end here.
@@ -41,7 +40,7 @@ def loop_code(module: str, name: str, openmp: str) -> Any:
     found = _mapped(_read(path), openmp)
     if found is not None:
         return found
-    from netc.backends.cpu.loop_compiler import compile_loop
+    from netc.backends.cpu.loops.compiler import compile_loop
 
     _say_once_that_loops_are_compiled(str(folder))
     function, image = compile_loop(module, name, openmp)
@@ -57,7 +56,7 @@ def version() -> str:
     """Of all that machine code hangs on: the loops' sources, their compiler, the processor."""
     folder = Path(__file__).parent
     digest = hashlib.sha256()
-    for path in sorted({path for pattern in SOURCES for path in folder.glob(pattern)}):
+    for path in sorted(folder.glob("*.py")):
         digest.update(path.read_bytes())
     facts = [f"{name} {metadata.version(name)}" for name in COMPILERS]
     digest.update("\n".join([*facts, processor()]).encode())

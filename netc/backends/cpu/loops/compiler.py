@@ -7,8 +7,8 @@ import platform
 from importlib import import_module
 from typing import Any, Final
 
-from netc.backends.cpu.loop_image import Image
-from netc.backends.cpu.loop_object import image_of
+from netc.backends.cpu.loops.image import Image
+from netc.backends.cpu.loops.object_file import image_of
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ def compile_loop(module: str, name: str, openmp: str) -> tuple[Any, Image | None
     import numba
 
     llvmlite.binding.load_library_permanently(openmp)
-    loops = import_module(f"netc.backends.cpu.{module}")
+    loops = import_module(f"netc.backends.cpu.loops.{module}")
     kept = platform.machine() in MACHINES
     function = numba.cfunc(loops.SIGNATURE, cache=not kept, **loops.OPTIONS[name])(loops.LOOPS[name])
     if not kept:

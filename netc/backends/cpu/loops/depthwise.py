@@ -14,8 +14,8 @@ from typing import Final
 
 from numba import carray, int64, njit
 
-from netc.backends.cpu.depthwise_job import CELLS, JOB, SIZE
-from netc.backends.cpu.loop_pieces import (
+from netc.backends.cpu.loops.depthwise_job import CELLS, JOB, SIZE
+from netc.backends.cpu.loops.pieces import (
     CONTRACTED,
     double_pointer,
     float_pointer,
@@ -23,7 +23,7 @@ from netc.backends.cpu.loop_pieces import (
     share,
     team_thread,
 )
-from netc.backends.cpu.loop_vectors import LANES, load, multiply_add, store
+from netc.backends.cpu.loops.vectors import LANES, load, multiply_add, store
 
 SIGNATURE: Final = job_signature(JOB)
 ROWS_OF_SUM: Final = 8

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from netc.backends.cpu.loop_cache import loop_code
+from netc.backends.cpu.loops.cache import loop_code
 from netc.backends.form import Run
 
 OPENMP = "libgomp.so.1"  # oneDNN's: with one team for both, neither waits for cores that the other keeps busy

@@ -18,9 +18,9 @@ from typing import Final
 
 from numba import carray, float32, int64, njit
 
-from netc.backends.cpu.first_conv_job import JOB, TILES, loop_name
-from netc.backends.cpu.loop_pieces import CONTRACTED, float_pointer, job_signature, share, team_thread
-from netc.backends.cpu.loop_tiles import pack_vectors, sum_tile
+from netc.backends.cpu.loops.first_conv_job import JOB, TILES, loop_name
+from netc.backends.cpu.loops.pieces import CONTRACTED, float_pointer, job_signature, share, team_thread
+from netc.backends.cpu.loops.tiles import pack_vectors, sum_tile
 
 SIGNATURE: Final = job_signature(JOB)
 

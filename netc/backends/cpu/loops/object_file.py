@@ -6,7 +6,7 @@ import struct
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from netc.backends.cpu.loop_image import Image, Slot
+from netc.backends.cpu.loops.image import Image, Slot
 
 # Numbers of the ELF format.
 PROGRAM, SYMBOLS, RELOCATIONS = 1, 2, 4  # types of sections

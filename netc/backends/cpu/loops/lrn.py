@@ -14,8 +14,8 @@ from typing import Final
 
 from numba import carray, float32, int64, njit
 
-from netc.backends.cpu.loop_pieces import CONTRACTED, float_pointer, job_signature, share, team_thread
-from netc.backends.cpu.lrn_job import JOB, SCRATCH_ROWS
+from netc.backends.cpu.loops.lrn_job import JOB, SCRATCH_ROWS
+from netc.backends.cpu.loops.pieces import CONTRACTED, float_pointer, job_signature, share, team_thread
 
 SIGNATURE: Final = job_signature(JOB)
 

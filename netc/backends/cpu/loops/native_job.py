@@ -1,4 +1,4 @@
-"""Native calls as records, and sequences of them: what native_loops.py works on.
+"""Native calls as records, and sequences of them: what native.py works on.
 
 A record is WIDTH whole numbers: its kind, the address of a function, and that function's arguments.
 """

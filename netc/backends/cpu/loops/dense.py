@@ -18,8 +18,8 @@ from numba import carray, float32, int64, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from netc.backends.cpu.dense_job import JOB
-from netc.backends.cpu.loop_pieces import CONTRACTED, float_pointer, job_signature, share, team_thread
+from netc.backends.cpu.loops.dense_job import JOB
+from netc.backends.cpu.loops.pieces import CONTRACTED, float_pointer, job_signature, share, team_thread
 
 SIGNATURE: Final = job_signature(JOB)
 BYTES: Final = 4  # of a float

@@ -10,8 +10,8 @@ from typing import Final
 
 from numba import carray, int64, types
 
-from netc.backends.cpu.accuracy_job import JOB
-from netc.backends.cpu.loop_pieces import STRICT, float_pointer, job_signature, pointer_to
+from netc.backends.cpu.loops.accuracy_job import JOB
+from netc.backends.cpu.loops.pieces import STRICT, float_pointer, job_signature, pointer_to
 
 SIGNATURE: Final = job_signature(JOB)
 

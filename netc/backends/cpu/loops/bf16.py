@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from numba import carray, njit, types, uint32
 
-from netc.backends.cpu.bf16_job import JOB
-from netc.backends.cpu.loop_pieces import STRICT, job_signature, pointer_to, share
+from netc.backends.cpu.loops.bf16_job import JOB
+from netc.backends.cpu.loops.pieces import STRICT, job_signature, pointer_to, share
 
 SIGNATURE = job_signature(JOB)
 
