@@ -94,7 +94,7 @@ def test_a_loop_is_compiled_once(cache: Path, monkeypatch: pytest.MonkeyPatch) -
     assert accuracy(loop_code(*LOOP, OPENMP)) == 0.75
     forbid_compiling(monkeypatch)
     assert accuracy(loop_code(*LOOP, OPENMP)) == 0.75
-    with pytest.raises(ImportError, match="loops.compiler"):
+    with pytest.raises(ImportError, match=r"loops\.compiler"):
         loop_code("accuracy", "another", OPENMP)
 
 
