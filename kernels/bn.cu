@@ -82,10 +82,26 @@ DEVICE Sums whole_channel(const float* partial, int channel, int parts) {
   return sums;
 }
 
-// A warp for each channel: its numbers from the batch's moments, or where `partial` is null from the running ones,
-// divided by `running_weight` where there is one (0 counts as no statistics). The running ones become `keep` times
-// themselves plus `add` times the batch's, the variance `unbias` times that, and the weight `keep` times itself plus 1.
-// Everything from `running_mean` to `bias` may be null, the running mean and variance together.
+// The running mean and variance of a channel, divided by their weight where there is one (0 counts as no statistics).
+struct Statistics {
+  float mean, variance;
+  DEVICE Statistics(const float* means, const float* variances, const float* weights, int channel) {
+    const float weight = weights ? *weights : 1.0f, share = weight == 0 ? 0.0f : 1.0f / weight;
+    mean = means[channel] * share;
+    variance = variances[channel] * share;
+  }
+  DEVICE Statistics(const Moments& of) : mean(of.mean), variance(of.squares / of.count) {}
+  // Factor and bias may be null.
+  DEVICE Channel with(float eps, const float* factor, const float* bias, int channel) const {
+    const float inverse = 1.0f / sqrtf(variance + eps);
+    return {mean, inverse, factor ? factor[channel] * inverse : inverse, bias ? bias[channel] : 0.0f};
+  }
+};
+
+// A warp for each channel: its numbers from the batch's moments, or where `partial` is null from the running ones. The
+// running ones become `keep` times themselves plus `add` times the batch's, the variance `unbias` times that, and the
+// weight `keep` times itself plus 1. Everything from `running_mean` to `bias` may be null, the running mean and variance
+// together.
 template <int = 0>
 __global__ void __launch_bounds__(THREADS)
 bn_finish(int channels, int parts, const float* __restrict__ partial, float eps, float keep, float add, float unbias,
@@ -93,24 +109,31 @@ bn_finish(int channels, int parts, const float* __restrict__ partial, float eps,
           Channel* __restrict__ all) {
   const int channel = blockIdx.x * WARPS + threadIdx.x / 32;
   if (channel >= channels) return;
-  float mean, variance;
-  if (partial) {
-    const Moments moments = whole_channel<Moments>(partial, channel, parts);
-    mean = moments.mean;
-    variance = moments.squares / moments.count;
-  } else {
-    const float weight = running_weight ? *running_weight : 1.0f, share = weight == 0 ? 0.0f : 1.0f / weight;
-    mean = running_mean[channel] * share;
-    variance = running_variance[channel] * share;
-  }
+  const Statistics of = partial ? Statistics(whole_channel<Moments>(partial, channel, parts))
+                                : Statistics(running_mean, running_variance, running_weight, channel);
   if (threadIdx.x % 32 != 0) return;
   if (partial && running_mean) {
-    running_mean[channel] = keep * running_mean[channel] + add * mean;
-    running_variance[channel] = keep * running_variance[channel] + add * (unbias * variance);
+    running_mean[channel] = keep * running_mean[channel] + add * of.mean;
+    running_variance[channel] = keep * running_variance[channel] + add * (unbias * of.variance);
     if (running_weight && channel == 0) *running_weight = keep * *running_weight + 1;
   }
-  const float inverse = 1.0f / sqrtf(variance + eps);
-  all[channel] = {mean, inverse, factor ? factor[channel] * inverse : inverse, bias ? bias[channel] : 0.0f};
+  all[channel] = of.with(eps, factor, bias, channel);
+}
+
+// What a convolution makes of its sums in place of a normalisation by the running statistics: normalised(sum + shift) =
+// line_factor sum + line_bias, for the convolution's own bias `shift`. A thread takes a channel. What may be null may be
+// it as in bn_finish, and `shift`.
+template <int = 0>
+__global__ void __launch_bounds__(THREADS)
+bn_fold(int channels, float eps, const float* running_mean, const float* running_variance, const float* running_weight,
+        const float* factor, const float* bias, const float* shift, float* __restrict__ line_factor,
+        float* __restrict__ line_bias) {
+  const int channel = blockIdx.x * THREADS + threadIdx.x;
+  if (channel >= channels) return;
+  const Statistics of(running_mean, running_variance, running_weight, channel);
+  const Channel c = of.with(eps, factor, bias, channel);
+  line_factor[channel] = c.scale;
+  line_bias[channel] = normalised(shift ? shift[channel] : 0.0f, c);
 }
 
 // A warp for each channel: adds to the gradients of factor and bias (either may be null), and makes the slopes of dx.

@@ -1,5 +1,6 @@
 // What the kernels of batch normalisation share: a channel's numbers, and the sums over its elements.
 #pragma once
+#include "moments.cuh"
 #include "netc.cuh"
 #include "relu.cuh"
 
@@ -17,40 +18,6 @@ DEVICE Four load_four(const Four* all, int64 channel) {
   return {four.v[0], four.v[1], four.v[2], four.v[3]};
 }
 DEVICE float normalised(float x, const Channel& c) { return fmaf(x - c.mean, c.scale, c.shift); }
-
-// Count, mean and the sum of squared distances from it. A thread takes its values as distances from its first one, so
-// that nothing cancels; two such sums are merged as by Chan, Golub and LeVeque ("Updating formulae and a pairwise
-// algorithm for computing sample variances", 1979).
-struct Moments {
-  static constexpr int NUMBERS = 3;
-  static constexpr bool READS_DY = false;
-  float count = 0, mean = 0, squares = 0;  // before `close`: of the distances from `first`, their sum in `mean`
-  float first = 0;
-  DEVICE void take(float x, float) {
-    if (count == 0) first = x;
-    const float distance = x - first;
-    count += 1;
-    mean += distance;
-    squares = fmaf(distance, distance, squares);
-  }
-  DEVICE void close() {
-    const float average = mean / fmaxf(count, 1.0f);
-    squares -= mean * average;
-    mean = first + average;
-  }
-  DEVICE void merge(float other_count, float other_mean, float other_squares) {
-    const float both = count + other_count, share = other_count / fmaxf(both, 1.0f), distance = other_mean - mean;
-    squares += other_squares + distance * distance * count * share;
-    mean = fmaf(distance, share, mean);
-    count = both;
-  }
-  DEVICE void merge_lane(int bits) {
-    const float a = __shfl_xor_sync(FULL_WARP, count, bits), b = __shfl_xor_sync(FULL_WARP, mean, bits);
-    merge(a, b, __shfl_xor_sync(FULL_WARP, squares, bits));
-  }
-  DEVICE void merge_stored(const float* numbers) { merge(numbers[0], numbers[1], numbers[2]); }
-  DEVICE void store(float* numbers) const { numbers[0] = count, numbers[1] = mean, numbers[2] = squares; }
-};
 
 // The sums of dy behind the ReLU, and of dy (x - mean).
 struct Gradients {

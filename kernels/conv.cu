@@ -7,7 +7,8 @@
 // Mapping: conv_tile.cuh; blockIdx.y is the group.
 // Bound: 2 K (C / group) R S N P Q FLOPs; a block reads BM + BN floats for each term of its BM BN results.
 #include "conv_tile.cuh"
-#include "relu.cuh"
+#include "epilogue.cuh"
+#include "moments.cuh"
 #include "unrolled.cuh"
 
 // One term of the sums of a class: a channel and a kernel position. It lies `offset` floats, or `row` and `column` cells
@@ -182,10 +183,10 @@ struct Share {
   }
 };
 
-// Stores a thread's sums, with bias and ReLU; COUNT of a row at once. Addresses are stepped along, not kept for all.
+// Stores a thread's sums; COUNT of a row at once. Addresses are stepped along, not kept for all.
 template <int COUNT, class Sums, class Place>
 DEVICE void store_images(const Sums& sums, const CellClass& cells, const Place& share, int rows, const Images& images,
-                         float* target, int row_step, int column_step, const float* bias, float slope) {
+                         float* target, int row_step, int column_step, const Ending& ending) {
   unrolled<Sums::COLUMNS / COUNT>([&](int part) {
     const int j = part * COUNT;
     const unsigned column = share.column0 + Sums::column(j), n = column / share.plane, cell = column % share.plane;
@@ -201,25 +202,47 @@ DEVICE void store_images(const Sums& sums, const CellClass& cells, const Place& 
         to += int64(step) * images.plane();
       }
       if (row >= rows) return;
-      const float b = bias ? bias[row] : 0.0f;
+      const Line line = ending.line(blockIdx.y * rows + row);
       Packed<float, COUNT> y;
 #pragma unroll
-      for (int e = 0; e < COUNT; ++e) y.v[e] = relu(sums.sums[i][j + e] + b, slope);
-      store_packed(to, y);
+      for (int e = 0; e < COUNT; ++e) y.v[e] = line.at(sums.sums[i][j + e]);
+      ending.store_to(to, target, y);
     });
   });
 }
 
-// target = relu(filters x source + bias): the forward pass, and the backward pass to x, whose source is dy.
-// blockIdx.z is the class of cells. `packed`: four neighbouring columns are four neighbouring cells of target at an
-// address of 16 bytes. What is needed after the sums waits in shared memory, or is worked out anew: registers are scarce.
-template <template <int, int, int> class SourceTile, int BM, int BN, int BK, int TM, int TN>
+// Leaves the moments of a block's sums and the bias in each of its channels; `kept`: shared memory that nobody uses any
+// more.
+template <int BM, int BN, class Sums, class Place>
+DEVICE void leave_moments(const Sums& sums, const Place& share, int rows, const float* bias, float* kept,
+                          float* moments) {
+  const int down = divide_up(rows, BM), first = blockIdx.y * rows + share.row0;
+  const int across = threadIdx.x / 32 % (Sums::ACROSS / 8), parts = gridDim.x / down;
+  unsigned inside = 0;
+#pragma unroll
+  for (int j = 0; j < Sums::COLUMNS; ++j)
+    inside |= unsigned(share.column0 + Sums::column(j) < share.column_count) << j;
+  const Held<1, 4, Sums::COLUMNS> held(inside);
+  unrolled<Sums::ROWS>([&](int i) {
+    const int row = Sums::row(i);
+    const Moments all = held.moments([&](int j) { return sums.sums[i][j]; });
+    if (threadIdx.x % 8 == 0) all.store(kept + (across * BM + row) * Moments::NUMBERS);
+  });
+  merge_kept<Sums::ACROSS / 8, BM>(kept, rows - share.row0, first, bias, moments, blockIdx.x / down, parts);
+}
+
+// target = filters x source, and what epilogue.cuh makes of it: the forward pass, and the backward pass to x, whose
+// source is dy. blockIdx.z is the class of cells. `packed`: four neighbouring columns are four neighbouring cells of
+// target at an address of 16 bytes, and so with the residual. `moments`, null but for some forward passes, gets those of
+// each tile in each channel. What is needed after the sums waits in shared memory, or is worked out anew: registers are
+// scarce.
+template <template <int, int, int> class SourceTile, int BM, int BN, int BK, int TM, int TN, bool LONG>
 __global__ void __launch_bounds__(BM / TM * (BN / TN), BM / TM * (BN / TN) == 128 ? 3 : 2)
 convolve(int images, const CellClass* __restrict__ classes, const Term* __restrict__ terms,
          const float* __restrict__ turned, const float* __restrict__ source, int source_channels, int source_rows,
          int source_columns, int row_step, int column_step, float* __restrict__ target, int target_channels,
          int target_rows, int target_columns, int target_row_step, int target_column_step,
-         const float* __restrict__ bias, float slope, bool packed) {
+         ENDING, bool packed, float* __restrict__ moments) {
   using Sums = TileSums<BM, BN, BK, TM, TN>;
   constexpr int THREADS = Sums::THREADS;
   __shared__ __align__(16) typename Sums::A a_tile[2];
@@ -262,12 +285,16 @@ convolve(int images, const CellClass* __restrict__ classes, const Term* __restri
 
   const Share<BM, BN> stored(cells, images, rows);
   const Images target_images{target_channels, target_rows, target_columns};
-  target += int64(group) * rows * target_images.plane();
-  if (bias) bias += group * rows;
+  const int64 first = int64(group) * rows * target_images.plane();
+  const Ending ending = Ending LONG_OR_SHORT(LONG).from(0, first);
+  target += first;
+  if constexpr (LONG) {
+    if (moments) leave_moments<BM, BN>(sums, stored, rows, bias, &a_tile[0][0][0], moments);
+  }
   if (packed)
-    store_images<4>(sums, cells, stored, rows, target_images, target, target_row_step, target_column_step, bias, slope);
+    store_images<4>(sums, cells, stored, rows, target_images, target, target_row_step, target_column_step, ending);
   else
-    store_images<1>(sums, cells, stored, rows, target_images, target, target_row_step, target_column_step, bias, slope);
+    store_images<1>(sums, cells, stored, rows, target_images, target, target_row_step, target_column_step, ending);
 }
 
 // The filters of each class of cells (blockIdx.z) as `convolve` reads them: for each group (blockIdx.y) its terms and

@@ -2,7 +2,8 @@
 // which packed filters, and what becomes of its sums.
 #pragma once
 #include "conv_axis.cuh"
-#include "relu.cuh"
+#include "epilogue.cuh"
+#include "moments.cuh"
 #include "unrolled.cuh"
 
 constexpr int ROW_BYTES = 64;    // of one packed row
@@ -110,13 +111,13 @@ struct Filters {
   }
 };
 
-// Stores a warp's sums with bias and ReLU; neighbouring cells two at once where images have an even number of them.
+// Stores a warp's sums; neighbouring cells two at once where images have an even number of them.
 template <int TM, int TN>
-DEVICE void store_sums(const float (&sums)[TM][TN][4], const Task& task, int row0, int column0, const float* bias,
-                       float slope, float* output) {
+DEVICE void store_sums(const float (&sums)[TM][TN][4], const Task& task, int row0, int column0, const Ending& ending,
+                       float* output) {
   const int lane = threadIdx.x % 32, g = lane / 4, q = lane % 4, columns = task.columns();
   const bool pairs = task.out_plane % 2 == 0 && task.high.out_step == 1 && task.wide.out_step == 1 &&
-                     reinterpret_cast<uint64>(output) % 8 == 0;
+                     ending.is_packed<2>(output);
   unrolled<TN>([&](int j) {
     const int column = task.column0 + column0 + j * 8 + 2 * q;
     if (column >= columns) return;
@@ -125,16 +126,36 @@ DEVICE void store_sums(const float (&sums)[TM][TN][4], const Task& task, int row
     unrolled<TM * 2>([&](int i) {
       const int row = task.row0 + row0 + i * 8 + g;
       if (row >= task.rows) return;
-      const float shift = bias ? bias[task.group * task.rows + row] : 0.0f;
-      const float y0 = relu(sums[i / 2][j][i % 2 * 2] + shift, slope);
-      const float y1 = relu(sums[i / 2][j][i % 2 * 2 + 1] + shift, slope);
-      float* channel = output + int64(row) * task.out_plane;
+      const Line line = ending.line(task.group * task.rows + row);
+      const float y0 = line.at(sums[i / 2][j][i % 2 * 2]), y1 = line.at(sums[i / 2][j][i % 2 * 2 + 1]);
+      const int64 channel = int64(row) * task.out_plane;
       if (pairs) {
-        store_packed<2>(channel + first, Packed<float, 2>{{y0, y1}});
+        ending.store<2>(output, channel + first, {{y0, y1}});
       } else {
-        channel[first] = y0;
-        if (column + 1 < columns) channel[second] = y1;
+        ending.store<1>(output, channel + first, {{y0}});
+        if (column + 1 < columns) ending.store<1>(output, channel + second, {{y1}});
       }
     });
   });
+}
+
+// Leaves the moments of the BM x BN sums of a block of a forward pass, and the bias, in each of their channels; `kept`:
+// shared memory that nobody uses any more once all have come here. A warp has WN columns of them.
+template <int BM, int BN, int WN, int TM, int TN>
+DEVICE void leave_moments(const float (&sums)[TM][TN][4], const Task& task, int row0, int column0, const float* bias,
+                          float* kept, float* moments) {
+  constexpr int ACROSS = BN / WN;
+  const int lane = threadIdx.x % 32, g = lane / 4, q = lane % 4, left = task.columns() - task.column0 - column0 - 2 * q;
+  const int down = divide_up(task.rows, BM), parts = gridDim.x / down, first = task.group * task.rows + task.row0;
+  unsigned inside = 0;
+#pragma unroll
+  for (int k = 0; k < TN * 2; ++k) inside |= unsigned(k / 2 * 8 + k % 2 < left) << k;
+  const Held<1, 2, TN * 2> held(inside);
+  __syncthreads();
+  unrolled<TM * 2>([&](int i) {
+    const int row = row0 + i * 8 + g;
+    const Moments all = held.moments([&](int k) { return sums[i / 2][k / 2][i % 2 * 2 + k % 2]; });
+    if (q == 0) all.store(kept + (column0 / WN * BM + row) * Moments::NUMBERS);
+  });
+  merge_kept<ACROSS, BM>(kept, task.rows - task.row0, first, bias, moments, blockIdx.x / down, parts);
 }

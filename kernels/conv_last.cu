@@ -60,11 +60,11 @@ DEVICE void load_cells(unsigned (&x)[4], const char* tile, int row0, int piece) 
 
 // T: float (tf32), bf16 or fp16, and Number what the input holds, T or float. A warp computes WM cells x WN channels;
 // STAGES steps are under way at once.
-template <class T, class Number, int BM, int BN, int WM, int WN, int STAGES>
+template <class T, class Number, int BM, int BN, int WM, int WN, int STAGES, bool LONG>
 __global__ void __launch_bounds__(BM / WM * (BN / WN) * 32,
                                   LEAST_BLOCKS<BM / WM * (BN / WN), WM * WN, (sizeof(Number) > sizeof(T))>)
-conv_last(SIZES, const Number* __restrict__ input, const T* __restrict__ filters, const float* __restrict__ bias,
-          float slope, float* __restrict__ output) {
+conv_last(SIZES, const Number* __restrict__ input, const T* __restrict__ filters, ENDING, float* __restrict__ output,
+          float* __restrict__ moments) {
   constexpr int THREADS = BM / WM * (BN / WN) * 32, TM = WM / 16, TN = WN / 8;
   constexpr int WIDER = sizeof(Number) / sizeof(T), A_PIECES = 4 * WIDER, B_PIECES = 4;
   constexpr int A_TILE = BM * A_PIECES * PIECE_BYTES, STAGE = A_TILE + BN * B_PIECES * PIECE_BYTES;
@@ -115,7 +115,12 @@ conv_last(SIZES, const Number* __restrict__ input, const T* __restrict__ filters
   };
 
   run_stages<STAGES>(steps, copy_step, multiply);
-  store_sums(sums, block, of, to, targets, warp_row, warp_column, bias, slope, output);
+  const Ending ending LONG_OR_SHORT(LONG);
+  if constexpr (LONG) {
+    float* kept = reinterpret_cast<float*>(shared);
+    if (moments) leave_moments<BM, BN, WM>(sums, block, of, warp_row, warp_column, bias, kept, moments);
+  }
+  store_sums(sums, block, of, to, targets, warp_row, warp_column, ending, output);
 }
 
 // Packs filters w for conv_last: `rows` output channels and `channels` of each group, whose elements in w lie

@@ -3,7 +3,9 @@
 #pragma once
 #include "conv_axis.cuh"
 #include "conv_last.cuh"
-#include "relu.cuh"
+#include "epilogue.cuh"
+#include "moments.cuh"
+#include "unrolled.cuh"
 
 constexpr int OUTSIDE = -(1 << 29);
 
@@ -95,40 +97,57 @@ DEVICE void copy_cells(char* place, const T* input, const WindowOf& window_of, c
   }
 }
 
-// Stores a warp's sums with bias and ReLU; two channels at once where they lie side by side. Of its cells 16 are
-// neighbours, and so many lie from their first to the next ones'.
+// Stores a warp's sums; two channels at once where they lie side by side. Of its cells 16 are neighbours, and so many
+// lie from their first to the next ones'.
 template <int APART = 16, int TM, int TN, class Tiles>
 DEVICE void store_sums(const float (&sums)[TM][TN][4], const Tiles& block, const Filters& of, const Target& to,
-                       const int64* targets, int row0, int column0, const float* bias, float slope, float* output) {
+                       const int64* targets, int row0, int column0, const Ending& ending, float* output) {
   const int lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
-  const bool pairs = to.channel == 1 && of.rows % 2 == 0 && reinterpret_cast<uint64>(output) % 8 == 0;
-  float* firsts[TM * 2];  // of each cell's channels
+  const bool pairs = to.channel == 1 && of.rows % 2 == 0 && ending.is_packed<2>(output);
+  int64 firsts[TM * 2];  // of each cell's channels; below 0 for none
 #pragma unroll
   for (int i = 0; i < TM * 2; ++i) {
     const int cell = row0 + i / 2 * APART + i % 2 * 8 + g;
-    firsts[i] = block.cell0 + cell < block.all_cells ? output + targets[cell] : nullptr;
+    firsts[i] = block.cell0 + cell < block.all_cells ? targets[cell] : -1;
   }
-#pragma unroll
-  for (int j = 0; j < TN; ++j) {
+  unrolled<TN>([&](int j) {
     const int channel = block.channel0 + column0 + j * 8 + 2 * q;
-    if (channel >= of.rows) continue;
+    if (channel >= of.rows) return;
     const bool second = channel + 1 < of.rows;
-    const float* shift = bias ? bias + block.group * of.rows + channel : nullptr;
-    const float shift0 = shift ? shift[0] : 0.0f, shift1 = shift && second ? shift[1] : 0.0f;
-#pragma unroll
-    for (int i = 0; i < TM * 2; ++i) {
-      if (!firsts[i]) continue;
-      const float y0 = relu(sums[i / 2][j][i % 2 * 2] + shift0, slope);
-      const float y1 = relu(sums[i / 2][j][i % 2 * 2 + 1] + shift1, slope);
-      float* target = firsts[i] + int64(channel) * to.channel;
+    const Line line0 = ending.line(block.group * of.rows + channel);
+    const Line line1 = second ? ending.line(block.group * of.rows + channel + 1) : Line{0, 0};
+    unrolled<TM * 2>([&](int i) {
+      if (firsts[i] < 0) return;
+      const float y0 = line0.at(sums[i / 2][j][i % 2 * 2]), y1 = line1.at(sums[i / 2][j][i % 2 * 2 + 1]);
+      const int64 at = firsts[i] + int64(channel) * to.channel;
       if (pairs) {
-        store_packed<2>(target, Packed<float, 2>{{y0, y1}});
+        ending.store<2>(output, at, {{y0, y1}});
       } else {
-        target[0] = y0;
-        if (second) target[to.channel] = y1;
+        ending.store<1>(output, at, {{y0}});
+        if (second) ending.store<1>(output, at + to.channel, {{y1}});
       }
-    }
-  }
+    });
+  });
+}
+
+// Leaves the moments of the BM x BN sums of a block of a forward pass, and the bias, in each of their channels; `kept`:
+// shared memory that nobody uses any more once all have come here. A warp has WM cells of them.
+template <int BM, int BN, int WM, int TM, int TN>
+DEVICE void leave_moments(const float (&sums)[TM][TN][4], const Block<BM, BN>& block, const Filters& of, int row0,
+                          int column0, const float* bias, float* kept, float* moments) {
+  const int lane = threadIdx.x % 32, g = lane / 4, q = lane % 4, left = block.all_cells - block.cell0 - row0 - g;
+  const int across = divide_up(of.rows, BN), parts = gridDim.x / across, first = block.group * of.rows + block.channel0;
+  unsigned inside = 0;
+#pragma unroll
+  for (int k = 0; k < TM * 2; ++k) inside |= unsigned(k * 8 < left) << k;
+  const Held<4, 16, TM * 2> held(inside);
+  __syncthreads();
+  unrolled<TN * 2>([&](int j) {
+    const int column = column0 + j / 2 * 8 + 2 * q + j % 2;
+    const Moments all = held.moments([&](int k) { return sums[k / 2][j / 2][k % 2 * 2 + j % 2]; });
+    if (g == 0) all.store(kept + (row0 / WM * BN + column) * Moments::NUMBERS);
+  });
+  merge_kept<BM / WM, BN>(kept, of.rows - block.channel0, first, bias, moments, blockIdx.x / across, parts);
 }
 
 #define SIZES                                                                                                        \

@@ -85,8 +85,8 @@ DEVICE void begin_products(float (&sums)[TM][TN][4], const char* stage, int half
 // under way, and the step after it is being copied.
 template <class T>
 __global__ void __launch_bounds__(256, 2)
-conv_last_wgmma(SIZES, int pitch, const T* __restrict__ input, const T* __restrict__ filters,
-                const float* __restrict__ bias, float slope, float* __restrict__ output) {
+conv_last_wgmma(SIZES, int pitch, const T* __restrict__ input, const T* __restrict__ filters, ENDING,
+              float* __restrict__ output) {
   constexpr int BM = 128, BN = 128, THREADS = 256, STAGES = 3, STAGE = (BM + BN) * ROW;
   DYNAMIC_SHARED(char, raw);
   char* shared = align_stages(raw);
@@ -126,7 +126,8 @@ conv_last_wgmma(SIZES, int pitch, const T* __restrict__ input, const T* __restri
     wgmma_wait<1>();
   }
   wgmma_wait<0>();
-  store_sums(sums, block, of, to, targets, warp * 16, 0, bias, slope, output);
+  const Ending ending{bias, factor, residual, slope};
+  store_sums(sums, block, of, to, targets, warp * 16, 0, ending, output);
 }
 
 // The same for tiles twice as large, and with warps that only copy: a block has a processor for itself, and eight warps
@@ -134,8 +135,8 @@ conv_last_wgmma(SIZES, int pitch, const T* __restrict__ input, const T* __restri
 // copied. `full` tells that a stage can be multiplied, `empty` that it has been.
 template <class T, int BM, int BN>
 __global__ void __launch_bounds__(384, 1)
-conv_last_fed(SIZES, int pitch, const T* __restrict__ input, const T* __restrict__ filters,
-              const float* __restrict__ bias, float slope, float* __restrict__ output) {
+conv_last_fed(SIZES, int pitch, const T* __restrict__ input, const T* __restrict__ filters, ENDING,
+              float* __restrict__ output) {
   constexpr int THREADS = 384, FEEDERS = 128, STAGES = 4, BEHIND = 2, STAGE = (BM + BN) * ROW;
   static_assert(BEHIND + 2 <= STAGES, "a stage is free when the products of the next one have begun");
   DYNAMIC_SHARED(char, raw);
@@ -190,7 +191,8 @@ conv_last_fed(SIZES, int pitch, const T* __restrict__ input, const T* __restrict
     done.advance();
   }
   wgmma_wait<0>();
-  store_sums<64>(sums, block, of, to, targets, warp / 4 * (BM / 2) + warp % 4 * 16, 0, bias, slope, output);
+  const Ending ending{bias, factor, residual, slope};
+  store_sums<64>(sums, block, of, to, targets, warp / 4 * (BM / 2) + warp % 4 * 16, 0, ending, output);
 }
 
 // Packs filters w into tiles: `rows` output channels and `channels` of each group, whose elements in w lie row_stride

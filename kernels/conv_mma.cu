@@ -27,12 +27,12 @@ DEVICE void copy_filters(T* tile, int pitch, const T* filters, int64 matrix, con
 }
 
 // tf32. STAGES steps are under way at once; a thread gathers for one cell. TABLE: see TableRow.
-template <int BM, int BN, int WM, int WN, int STAGES, bool TABLE>
+template <int BM, int BN, int WM, int WN, int STAGES, bool TABLE, bool LONG>
 __global__ void __launch_bounds__(BM / WM * (BN / WN) * 32, BM == 128 ? 2 : 4)
 conv_tf32(int images, int channels, int h, int w, int rows, int out_h, int out_w, int r, int s, int stride_h,
           int stride_w, int pad_h, int pad_w, int dilation_h, int dilation_w, int groups, bool backward,
-          const float* __restrict__ input, const float* __restrict__ filters, const float* __restrict__ bias,
-          float slope, float* __restrict__ output) {
+          const float* __restrict__ input, const float* __restrict__ filters, ENDING, float* __restrict__ output,
+          float* __restrict__ moments) {
   constexpr int BK = ROW_BYTES / 4, THREADS = BM / WM * (BN / WN) * 32, TM = WM / 16, TN = WN / 8;
   constexpr int A_PITCH = BK + 4, B_PITCH = BN + 8, STAGE = BM * A_PITCH + BK * B_PITCH;
   constexpr int DOWN = THREADS / BN, EACH = BK / DOWN;  // a thread gathers every DOWN-th channel of a step
@@ -103,17 +103,21 @@ conv_tf32(int images, int channels, int h, int w, int rows, int out_h, int out_w
     __syncthreads();
   }
   run_stages<STAGES>(steps, copy_step, multiply);
-  store_sums(sums, task, warp_row, warp_column, bias, slope, output);
+  const Ending ending LONG_OR_SHORT(LONG);
+  if constexpr (LONG) {
+    if (moments) leave_moments<BM, BN, WN>(sums, task, warp_row, warp_column, bias, shared, moments);
+  }
+  store_sums(sums, task, warp_row, warp_column, ending, output);
 }
 
 // 16 bits (T is bf16 or fp16). A thread gathers a run of channels for one cell and rounds them on the way to shared
 // memory, where they lie side by side; while a step is computed the next one's numbers wait in registers.
-template <class T, int BM, int BN, int WM, int WN, bool TABLE>
+template <class T, int BM, int BN, int WM, int WN, bool TABLE, bool LONG>
 __global__ void __launch_bounds__(BM / WM * (BN / WN) * 32, BM == 128 ? 2 : 4)
 conv_narrow(int images, int channels, int h, int w, int rows, int out_h, int out_w, int r, int s, int stride_h,
             int stride_w, int pad_h, int pad_w, int dilation_h, int dilation_w, int groups, bool backward,
-            const float* __restrict__ input, const T* __restrict__ filters, const float* __restrict__ bias, float slope,
-            float* __restrict__ output) {
+            const float* __restrict__ input, const T* __restrict__ filters, ENDING, float* __restrict__ output,
+            float* __restrict__ moments) {
   constexpr int BK = ROW_BYTES / 2, THREADS = BM / WM * (BN / WN) * 32, TM = WM / 16, TN = WN / 8;
   constexpr int PITCH = BK + 8, STAGE = (BM + BN) * PITCH, EACH = BK * BN / THREADS;
   static_assert(THREADS % BN == 0 && EACH % 8 == 0);
@@ -200,7 +204,11 @@ conv_narrow(int images, int channels, int h, int w, int rows, int out_h, int out
     if (more) keep(step + 1);
     __syncthreads();
   }
-  store_sums(sums, task, warp_row, warp_column, bias, slope, output);
+  const Ending ending LONG_OR_SHORT(LONG);
+  if constexpr (LONG) {
+    if (moments) leave_moments<BM, BN, WN>(sums, task, warp_row, warp_column, bias, reinterpret_cast<float*>(shared), moments);
+  }
+  store_sums(sums, task, warp_row, warp_column, ending, output);
 }
 
 // A float as the tensor cores take it.

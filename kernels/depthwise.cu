@@ -6,7 +6,7 @@
 // Bound: memory; 4 bytes a cell of x and of y in each direction. Rows are read again for every row of the kernel that
 // meets them; they come from the first-level cache.
 #include "cell_walk.cuh"
-#include "relu.cuh"
+#include "epilogue.cuh"
 
 struct Plane {
   int rows, columns;
@@ -24,7 +24,7 @@ template <int K, int STRIDE, int ROWS>
 __global__ void __launch_bounds__(256)
 depthwise_slide(unsigned threads, int channels, const float* __restrict__ x, int height, int width,
                 const float* __restrict__ w, bool turned, int row_pad, int column_pad, float* __restrict__ y,
-                int out_rows, int out_columns, const float* __restrict__ bias, float slope) {
+                int out_rows, int out_columns, ENDING) {
   const unsigned i = blockIdx.x * 256 + threadIdx.x;
   if (i >= threads) return;
   const int q = i % out_columns, down = divide_up(out_rows, ROWS), p0 = i / out_columns % down * ROWS;
@@ -51,10 +51,12 @@ depthwise_slide(unsigned threads, int channels, const float* __restrict__ x, int
       for (int s = 0; s < K; ++s) sums[p] = fmaf(cells[s], taps[r * K + s], sums[p]);
     }
   }
-  y += int64(plane) * out_rows * out_columns;
+  const Ending ending{bias, factor, residual, slope};
+  const Line line = ending.line(channel);
+  const int64 first = (int64(plane) * out_rows + p0) * out_columns + q;
 #pragma unroll
   for (int p = 0; p < ROWS; ++p)
-    if (p0 + p < out_rows) y[(p0 + p) * out_columns + q] = relu(sums[p] + (bias ? bias[channel] : 0.0f), slope);
+    if (p0 + p < out_rows) ending.store<1>(y, first + p * out_columns, {{line.at(sums[p])}});
 }
 
 // Any kernel: a thread computes one result.
@@ -63,7 +65,7 @@ __global__ void __launch_bounds__(256)
 depthwise_forward(unsigned threads, int channels, const float* __restrict__ x, int height, int width,
                   const float* __restrict__ w, int kernel_rows, int kernel_columns, int row_stride, int column_stride,
                   int row_pad, int column_pad, int row_dilation, int column_dilation, float* __restrict__ y, int out_rows,
-                  int out_columns, const float* __restrict__ bias, float slope) {
+                  int out_columns, ENDING) {
   const unsigned i = blockIdx.x * 256 + threadIdx.x;
   if (i >= threads) return;
   const int q = i % out_columns, p = i / out_columns % out_rows, plane = i / out_columns / out_rows;
@@ -78,7 +80,8 @@ depthwise_forward(unsigned threads, int channels, const float* __restrict__ x, i
       const int column = q * column_stride + s * column_dilation - column_pad;
       if (image.has(h, column)) sum = fmaf(x[h * width + column], w[r * kernel_columns + s], sum);
     }
-  y[i] = relu(sum + (bias ? bias[channel] : 0.0f), slope);
+  const Ending ending{bias, factor, residual, slope};
+  ending.store<1>(y, i, {{ending.line(channel).at(sum)}});
 }
 
 // The backward pass to x; a thread computes one result. K and STRIDE are 0 where they are known only at run time. The
@@ -88,7 +91,7 @@ __global__ void __launch_bounds__(256)
 depthwise_backward(unsigned threads, int channels, const float* __restrict__ dy, int out_rows, int out_columns,
                    const float* __restrict__ w, int kernel_rows, int kernel_columns, int row_stride, int column_stride,
                    int row_pad, int column_pad, int row_dilation, int column_dilation, float* __restrict__ dx, int height,
-                   int width, const float* __restrict__ bias, float slope) {
+                   int width, ENDING) {
   const unsigned i = blockIdx.x * 256 + threadIdx.x;
   if (i >= threads) return;
   if constexpr (K > 0) {
@@ -115,7 +118,8 @@ depthwise_backward(unsigned threads, int channels, const float* __restrict__ dy,
       sum = fmaf(dy[p / row_stride * out_columns + q / column_stride], w[r * kernel_columns + s], sum);
     }
   }
-  dx[i] = relu(sum + (bias ? bias[channel] : 0.0f), slope);
+  const Ending ending{bias, factor, residual, slope};
+  ending.store<1>(dx, i, {{ending.line(channel).at(sum)}});
 }
 
 // dw += dy x. blockIdx.x is the channel, blockIdx.y takes `cells_each` cells of y in all images, blockIdx.z TAPS weights.

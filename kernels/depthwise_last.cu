@@ -7,7 +7,7 @@
 #include "cell_walk.cuh"
 #include "channels_last.cuh"
 #include "division.cuh"
-#include "relu.cuh"
+#include "epilogue.cuh"
 
 struct Plane {
   int rows, columns;
@@ -75,19 +75,18 @@ DEVICE void add_product(Packed<float, COUNT>& sum, const Packed<float, COUNT>& a
   for (int j = 0; j < COUNT; ++j) sum.v[j] = fmaf(a.v[j], b.v[j], sum.v[j]);
 }
 
-// What is done to results before they are stored; bias may be null.
+// What is done to the results of a thread's channels before they are stored.
 template <int COUNT>
-struct Ending {
-  Packed<float, COUNT> bias = {};
-  float slope;
-  DEVICE Ending(const float* all, int channel, float slope) : slope(slope) {
+struct ColumnEnding : Ending {
+  Line lines[COUNT];
+  DEVICE ColumnEnding(const Ending& all, int channel) : Ending(all) {
 #pragma unroll
-    for (int j = 0; j < COUNT; ++j) bias.v[j] = all ? all[channel + j] : 0.0f;
+    for (int j = 0; j < COUNT; ++j) lines[j] = line(channel + j);
   }
-  DEVICE void store(float* y, Packed<float, COUNT> sum) const {
+  DEVICE void store_sums(float* y, int at, Packed<float, COUNT> sums) const {
 #pragma unroll
-    for (int j = 0; j < COUNT; ++j) sum.v[j] = relu(sum.v[j] + bias.v[j], slope);
-    store_packed(y, sum);
+    for (int j = 0; j < COUNT; ++j) sums.v[j] = lines[j].at(sums.v[j]);
+    store(y, at, sums);
   }
 };
 
@@ -98,13 +97,13 @@ template <int K, int STRIDE, int ROWS, int COUNT>
 __global__ void __launch_bounds__(256)
 depthwise_last_slide(PLACES, const float* __restrict__ x, int height, int width, const float* __restrict__ w,
                      bool turned, int row_pad, int column_pad, float* __restrict__ y, int out_rows, int out_columns,
-                     const float* __restrict__ bias, float slope) {
+                     ENDING) {
   __shared__ __align__(16) float staged[32 * COUNT * K * K];
   const Column<COUNT> column(lanes, channels);
   stage_weights(w, lanes, COUNT, channels, K * K, K * K, staged);
   if (!column.inside) return;
   const Taps<K, COUNT> taps(staged + threadIdx.x % lanes * COUNT * K * K, turned);
-  const Ending<COUNT> ending(bias, column.channel, slope);
+  const ColumnEnding<COUNT> ending({bias, factor, residual, slope}, column.channel);
   const Plane plane{height, width};
   for_each_place(column, ALL_PLACES, [&](int n, int group, int q) {
     const int p0 = group * ROWS;
@@ -128,28 +127,28 @@ depthwise_last_slide(PLACES, const float* __restrict__ x, int height, int width,
         for (int s = 0; s < K; ++s) add_product(sums[p], cells[s], taps.v[r * K + s]);
       }
     }
-    float* results = y + ((n * out_rows + p0) * out_columns + q) * channels + column.channel;
+    const int first = ((n * out_rows + p0) * out_columns + q) * channels + column.channel;
 #pragma unroll
     for (int p = 0; p < ROWS; ++p)
-      if (p0 + p < out_rows) ending.store(results + p * out_columns * channels, sums[p]);
+      if (p0 + p < out_rows) ending.store_sums(y, first + p * out_columns * channels, sums[p]);
   });
 }
 
 // The backward pass to x of kernels of K x K and the same stride along both axes, no gaps. A place is STRIDE x STRIDE
 // cells of x: those that meet the cell (p, q) of y first, p being the place's row + first_row, q its column +
-// first_column.
+// first_column. Of an ending that is long only the bias and the ReLU count.
 template <int K, int STRIDE, int COUNT>
 __global__ void __launch_bounds__(256)
 depthwise_last_spread(PLACES, const float* __restrict__ dy, int out_rows, int out_columns, const float* __restrict__ w,
                       int row_pad, int column_pad, int first_row, int first_column, float* __restrict__ dx, int height,
-                      int width, const float* __restrict__ bias, float slope) {
+                      int width, ENDING) {
   constexpr int MET = (K - 1) / STRIDE + 1;  // cells of y along an axis that a place meets
   __shared__ __align__(16) float staged[32 * COUNT * K * K];
   const Column<COUNT> column(lanes, channels);
   stage_weights(w, lanes, COUNT, channels, K * K, K * K, staged);
   if (!column.inside) return;
   const Taps<K, COUNT> taps(staged + threadIdx.x % lanes * COUNT * K * K, false);
-  const Ending<COUNT> ending(bias, column.channel, slope);
+  const ColumnEnding<COUNT> ending(LONG_OR_SHORT(false), column.channel);
   const Plane plane{out_rows, out_columns}, image{height, width};
   for_each_place(column, ALL_PLACES, [&](int n, int row, int at) {
     const int p = row + first_row, q = at + first_column;
@@ -174,7 +173,7 @@ depthwise_last_spread(PLACES, const float* __restrict__ dy, int out_rows, int ou
 #pragma unroll
       for (int s = 0; s < STRIDE; ++s)
         if (image.has(top + r, left + s))
-          ending.store(dx + ((n * height + top + r) * width + left + s) * channels + column.channel, sums[r][s]);
+          ending.store_sums(dx, ((n * height + top + r) * width + left + s) * channels + column.channel, sums[r][s]);
   });
 }
 
@@ -192,12 +191,12 @@ template <int = 0>
 __global__ void __launch_bounds__(256)
 depthwise_last_forward(PLACES, const float* __restrict__ x, int height, int width, const float* __restrict__ w,
                        WINDOW_PARAMETERS, float* __restrict__ y, int out_rows, int out_columns,
-                       const float* __restrict__ bias, float slope) {
+                       ENDING) {
   __shared__ float staged[32 * (STAGED_TAPS + 1)];
   const Column<1> column(lanes, channels);
   const float* taps = weights_of(w, lanes, channels, column.channel, kernel_rows * kernel_columns, staged);
   if (!column.inside) return;
-  const Ending<1> ending(bias, column.channel, slope);
+  const ColumnEnding<1> ending({bias, factor, residual, slope}, column.channel);
   const Plane plane{height, width};
   for_each_place(column, ALL_PLACES, [&](int n, int p, int q) {
     const float* image = x + n * height * width * channels + column.channel;
@@ -209,7 +208,7 @@ depthwise_last_forward(PLACES, const float* __restrict__ x, int height, int widt
         if (!plane.has(h, at)) continue;
         sum.v[0] = fmaf(image[(h * width + at) * channels], taps[r * kernel_columns + s], sum.v[0]);
       }
-    ending.store(y + ((n * out_rows + p) * out_columns + q) * channels + column.channel, sum);
+    ending.store_sums(y, ((n * out_rows + p) * out_columns + q) * channels + column.channel, sum);
   });
 }
 
@@ -219,12 +218,12 @@ template <int = 0>
 __global__ void __launch_bounds__(256)
 depthwise_last_backward(PLACES, const float* __restrict__ dy, int out_rows, int out_columns,
                         const float* __restrict__ w, WINDOW_PARAMETERS, float* __restrict__ dx, int height, int width,
-                        const float* __restrict__ bias, float slope) {
+                        ENDING) {
   __shared__ float staged[32 * (STAGED_TAPS + 1)];
   const Column<1> column(lanes, channels);
   const float* taps = weights_of(w, lanes, channels, column.channel, kernel_rows * kernel_columns, staged);
   if (!column.inside) return;
-  const Ending<1> ending(bias, column.channel, slope);
+  const ColumnEnding<1> ending({bias, factor, residual, slope}, column.channel);
   const Plane plane{out_rows, out_columns};
   const Steps step{row_dilation == 1 ? row_stride : 1, column_dilation == 1 ? column_stride : 1};
   for_each_place(column, ALL_PLACES, [&](int n, int h, int at) {
@@ -241,7 +240,7 @@ depthwise_last_backward(PLACES, const float* __restrict__ dy, int out_rows, int 
         sum.v[0] = fmaf(gradient, taps[r * kernel_columns + s], sum.v[0]);
       }
     }
-    ending.store(dx + ((n * height + h) * width + at) * channels + column.channel, sum);
+    ending.store_sums(dx, ((n * height + h) * width + at) * channels + column.channel, sum);
   });
 }
 

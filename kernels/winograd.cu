@@ -44,8 +44,7 @@ DEVICE int round_bank(int number, int position) { return number ^ position % 2 *
 template <int = 0>
 __global__ void __launch_bounds__(256)
 winograd_2x2(int channels, int h, int w, int rows, int row_pitch, int p, int q, int pad_h, int pad_w, int tiles,
-             const float* __restrict__ x, const float* __restrict__ u, const float* __restrict__ bias, float slope,
-             float* __restrict__ y) {
+             const float* __restrict__ x, const float* __restrict__ u, ENDING, float* __restrict__ y) {
   DYNAMIC_SHARED(float, shared);
   const int thread = threadIdx.x, position = thread / 16, row = thread % 16 / 4 * 4, column = thread % 4 * 4;
   const int row_blocks = row_pitch / ROWS, row0 = blockIdx.x % row_blocks * ROWS;
@@ -115,6 +114,7 @@ winograd_2x2(int channels, int h, int w, int rows, int row_pitch, int p, int q, 
     __syncthreads();
   }
 
+  const Ending ending{bias, factor, residual, slope};
   // A tile's 16 numbers are with 16 threads: they meet in shared memory, 16 rows at a time.
 #pragma unroll
   for (int part = 0; part < 4; ++part) {
@@ -137,8 +137,8 @@ winograd_2x2(int channels, int h, int w, int rows, int row_pitch, int p, int q, 
       transform_square<4, 4>(square, Winograd<2>::output);
       if (channel >= rows || number >= tiles) continue;
       const OutputTile tile = output_tile<2>(number, down, across);
-      float* plane = y + (int64(tile.image) * rows + channel) * p * q;
-      store_square<2>(square, plane, p, q, tile, bias ? bias[channel] : 0.0f, slope);
+      const int64 plane = (int64(tile.image) * rows + channel) * p * q;
+      store_square<2>(square, y, plane, p, q, tile, ending.line(channel), ending);
     }
     __syncthreads();
   }
@@ -167,8 +167,8 @@ winograd_4x4_input(int channels, int h, int w, int p, int q, int pad_h, int pad_
 // F(4 x 4), after the products: y from m[position][row][tile]. Mapping and bound: as before them.
 template <int = 0>
 __global__ void __launch_bounds__(256)
-winograd_4x4_output(int rows, int p, int q, int tiles, const float* __restrict__ m, const float* __restrict__ bias,
-                    float slope, float* __restrict__ y) {
+winograd_4x4_output(int rows, int p, int q, int tiles, const float* __restrict__ m, ENDING, float* __restrict__ y) {
+  const Ending ending{bias, factor, residual, slope};
   const int down = divide_up(p, 4), across = divide_up(q, 4);
   const int64 count = int64(rows) * tiles;
   for (int64 e = blockIdx.x * 256ll + threadIdx.x; e < count; e += gridDim.x * 256ll) {
@@ -178,7 +178,7 @@ winograd_4x4_output(int rows, int p, int q, int tiles, const float* __restrict__
 #pragma unroll
     for (int i = 0; i < 36; ++i) square[i / 6][i % 6] = m[i * count + e];
     transform_square<6, 6>(square, Winograd<4>::output);
-    float* plane = y + (int64(tile.image) * rows + row) * p * q;
-    store_square<4>(square, plane, p, q, tile, bias ? bias[row] : 0.0f, slope);
+    const int64 plane = (int64(tile.image) * rows + row) * p * q;
+    store_square<4>(square, y, plane, p, q, tile, ending.line(row), ending);
   }
 }

@@ -4,7 +4,7 @@
 // the usual 0, +-1, +-2.)
 #pragma once
 #include "netc.cuh"
-#include "relu.cuh"
+#include "epilogue.cuh"
 
 // The transforms of one row or column, in place; what a shorter result leaves over is not used.
 template <int M>
@@ -82,23 +82,24 @@ DEVICE void read_square(float (&square)[SIDE][SIDE], const float* plane, int h, 
     }
 }
 
-// Stores M x M results with bias and ReLU, those that lie in the plane.
+// Stores M x M results, those that lie in the plane, whose first is number `plane` of y.
 template <int M, int SIDE>
-DEVICE void store_square(const float (&square)[SIDE][SIDE], float* plane, int p, int q, const OutputTile& tile,
-                         float shift, float slope) {
+DEVICE void store_square(const float (&square)[SIDE][SIDE], float* y, int64 plane, int p, int q, const OutputTile& tile,
+                         const Line& line, const Ending& ending) {
+  const bool packed = q % M == 0 && plane % M == 0 && ending.is_packed<M>(y);
 #pragma unroll
   for (int i = 0; i < M; ++i) {
     if (tile.y + i >= p) return;
-    float* row = plane + int64(tile.y + i) * q + tile.x;
+    const int64 at = plane + int64(tile.y + i) * q + tile.x;
     Packed<float, M> values;
 #pragma unroll
-    for (int j = 0; j < M; ++j) values.v[j] = relu(square[i][j] + shift, slope);
-    if (q % M == 0 && reinterpret_cast<uint64>(plane) % (M * sizeof(float)) == 0) {
-      store_packed<M>(row, values);
+    for (int j = 0; j < M; ++j) values.v[j] = line.at(square[i][j]);
+    if (packed) {
+      ending.store(y, at, values);
     } else {
 #pragma unroll
       for (int j = 0; j < M; ++j)
-        if (tile.x + j < q) row[j] = values.v[j];
+        if (tile.x + j < q) ending.store<1>(y, at + j, {{values.v[j]}});
     }
   }
 }

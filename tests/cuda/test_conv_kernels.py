@@ -177,7 +177,9 @@ def edges_of(tile: conv.Tile) -> list[ConvShape]:
 
 
 @pytest.mark.parametrize(
-    ("source", "tile"), conv.CONVOLVE, ids=[f"{source}-{tile.m}x{tile.n}" for source, tile in conv.CONVOLVE]
+    ("source", "tile"),
+    [(source, tile) for source, (_, tiles) in conv.SOURCES.items() for tile in tiles],
+    ids=lambda given: given if isinstance(given, str) else f"{given.m}x{given.n}",
 )
 def test_image_tiles_at_their_edges(
     fast: EmulatedDevice, source: str, tile: conv.Tile, monkeypatch: pytest.MonkeyPatch

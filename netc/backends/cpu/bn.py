@@ -12,7 +12,7 @@ import numpy as np
 from netc.backends.cpu.bn_loop_form import BatchNormLoopForm, loop_form
 from netc.backends.cpu.chain import fits, in_sequence
 from netc.backends.cpu.layout import descriptor_of
-from netc.backends.cpu.normalisation import STATISTICS, Normalisation, take_global, take_in
+from netc.backends.cpu.normalisation import Normalisation, take_global, take_in
 from netc.backends.cpu.onednn import (
     Descriptor,
     Engine,
@@ -24,6 +24,7 @@ from netc.backends.cpu.onednn import (
 )
 from netc.backends.cpu.routine_form import RoutineForm
 from netc.backends.form import Form, Maker, Mode, Run
+from netc.backends.normalising import STATISTICS
 from netc.graph import Node
 from netc.layer import Array, Buffers, Scratch
 

@@ -12,8 +12,9 @@ import numpy as np
 from netc.backends.cpu.chain import in_sequence
 from netc.backends.cpu.loops import bound, compiled, threads_for
 from netc.backends.cpu.loops.bn_job import JOB, LINES, LOOPS, SUMS
-from netc.backends.cpu.normalisation import STATISTICS, Normalisation, take_global, take_in
+from netc.backends.cpu.normalisation import Normalisation, take_global, take_in
 from netc.backends.form import NHWC, Form, Mode, Run
+from netc.backends.normalising import STATISTICS
 from netc.graph import Node
 from netc.layer import Array, Buffers, Scratch
 from netc.layer.base import count

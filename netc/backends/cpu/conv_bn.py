@@ -18,9 +18,10 @@ from netc.backends.cpu.chain import in_sequence
 from netc.backends.cpu.conv import CONVOLUTIONS, make_convolution
 from netc.backends.cpu.filters import FiltersForm, Layouts, ends_can_join, in_best_layout
 from netc.backends.cpu.geometry import Geometry, convolution
-from netc.backends.cpu.normalisation import STATISTICS, Normalisation, scale_and_shift
+from netc.backends.cpu.normalisation import Normalisation, scale_and_shift
 from netc.backends.cpu.onednn import Attributes, Descriptor, Engine
 from netc.backends.form import NHWC, Form, Maker, Mode, Run
+from netc.backends.normalising import STATISTICS
 from netc.graph import Node
 from netc.layer import Array, Buffers, Scratch
 from netc.layer.conv import SlidingFilters

@@ -18,7 +18,7 @@ from netc.backends.cpu.onednn import Attributes, Engine, Refused, Routine, descr
 from netc.backends.cpu.routine_form import RoutineForm
 from netc.backends.form import Form, Maker, Mode, Run
 from netc.graph import Node
-from netc.layer import Buffers, Layer
+from netc.layer import Buffers
 from netc.layer.eltwise import Eltwise
 from netc.proto import netc_pb2 as pb
 
@@ -47,13 +47,6 @@ def add_sum(
     if slope is not None:
         relu = describe_forward(engine, kinds.RELU, values, slope)
         routine.add_as_given(relu, {kinds.SOURCE: target, kinds.DESTINATION: target})
-
-
-def is_sum_of_two(layer: Layer) -> bool:
-    """Whether an Eltwise layer is the plain sum of two bottoms. In place Caffe's sum is another one."""
-    assert isinstance(layer, Eltwise)
-    adds = layer.operation == pb.EltwiseParameter.SUM and not layer.runs_in_place
-    return adds and list(layer.coefficients) == [1, 1]
 
 
 class SumForm(RoutineForm):

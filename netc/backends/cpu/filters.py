@@ -11,7 +11,6 @@ import numpy as np
 from netc.backends.cpu.activation import add_relu_backward, relu_can_end, slope_of
 from netc.backends.cpu.bf16 import BF16, factor_types, rounding_for, variant_of
 from netc.backends.cpu.chain import fits, in_sequence
-from netc.backends.cpu.eltwise import is_sum_of_two
 from netc.backends.cpu.factors import Factors, fastest
 from netc.backends.cpu.filter_parts import Part, data_part, filters_part, forward_part, merged
 from netc.backends.cpu.first_conv import first_filters
@@ -30,6 +29,7 @@ from netc.backends.cpu.onednn import (
 from netc.backends.cpu.routine_form import RoutineForm
 from netc.backends.cpu.sampling import CELL_GRADIENTS, CELLS, Sampling
 from netc.backends.form import BLOCKED, NHWC, PLAIN, Mode, Run
+from netc.backends.normalising import is_sum_of_two
 from netc.graph import Node
 from netc.layer import Array, Buffers
 from netc.layer.conv import SlidingFilters

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 
 from netc.backends.cpu.activation import relu_can_end
-from netc.backends.cpu.eltwise import is_sum_of_two
 from netc.backends.cpu.onednn import kinds
+from netc.backends.normalising import factor_and_bias, is_sum_of_two
 from netc.graph import Node
 from netc.layer import Array
 from netc.layer.norm import BatchNorm
-from netc.layer.scale import Scale
-
-STATISTICS: Final = 3  # BatchNorm's first parameters: sums of means, sums of variances, their weight
 
 
 @dataclass(frozen=True)
@@ -38,20 +34,14 @@ class Normalisation:
         layers = {node.type: node.layer for node in nodes}
         layer, scale, added, relu = (layers.get(type_) for type_ in ("BatchNorm", "Scale", "Eltwise", "ReLU"))
         assert isinstance(layer, BatchNorm)
-        learned = len(layer.params) - STATISTICS
-        if scale is not None:
-            assert isinstance(scale, Scale)
-            over_channels = scale.operand == layer.params[0].shape and scale.options.axis in (1, -3)
-            if learned or len(scale.bottom_shapes) > 1 or not over_channels:
-                return None
-            learned = len(scale.params)
+        places = factor_and_bias(layer, scale)
+        if places is None:
+            return None
         if (added and not is_sum_of_two(added)) or (relu and relu.options.negative_slope):
             return None
         if added and relu and not relu_can_end(nodes):
             return None
-        factor = STATISTICS if learned > 0 else None
-        summand = STATISTICS + 1 if learned > 1 else None
-        return cls(layer, factor, summand, added is not None, relu is not None)
+        return cls(layer, *places, added is not None, relu is not None)
 
     @property
     def flags(self) -> int:

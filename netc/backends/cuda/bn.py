@@ -9,6 +9,7 @@ import numpy as np
 
 from netc.backends.cuda.channels_last import REDUCING_BLOCKS as REDUCING_BLOCKS_LAST
 from netc.backends.cuda.channels_last import SWEEPING_BLOCKS, Columns
+from netc.backends.cuda.conv_work import MOMENTS
 from netc.backends.cuda.device import Argument, Device
 from netc.backends.cuda.division import divisor
 from netc.backends.cuda.elementwise import PACKS, THREADS, blocks_for, pack_of
@@ -21,7 +22,7 @@ WARP = 32
 NARROW_CELLS = 8  # images with fewer cells are reduced by 32 channels at a time
 REDUCING_BLOCKS = 8  # of a processor, all of which are there at once
 LEAST_PACKS = 4  # of a thread, before a channel is split into more parts
-NUMBERS = {"Moments": 3, "Gradients": 2}  # of a partial sum
+NUMBERS = {"Moments": MOMENTS, "Gradients": 2}  # of a partial sum
 CHANNEL = SLOPES = 4  # floats of kernels/bn.cu's structures
 
 
@@ -53,7 +54,7 @@ VARIANTS: dict[Any, Variant] = {
     },
     **{
         kernel: Variant(kernel, "bn.cu", f"{kernel}<>", THREADS)
-        for kernel in ("bn_finish", "bn_finish_backward")
+        for kernel in ("bn_finish", "bn_finish_backward", "bn_fold")
     },
 }
 
@@ -161,6 +162,23 @@ def finish(
     numbers = (np.float32(number) for number in (eps, keep, add, unbias))
     arguments = (partial, *numbers, mean, variance, weight, factor, bias, channels)
     return _launch_for_channels(device, "bn_finish", cells, arguments)
+
+
+def fold(
+    device: Device,
+    channels: int,
+    eps: float,
+    running: Running,
+    factor: Memory | None,
+    bias: Memory | None,
+    shift: Memory | None,
+    lines: tuple[Memory, Memory],
+) -> Run:
+    """The factor and the bias, C floats each, that a convolution applies to its sums in place of its own bias
+    `shift` and of a normalisation by the running statistics."""
+    statistics = (running.mean, running.variance, running.weight)
+    arguments = (np.int32(channels), np.float32(eps), *statistics, factor, bias, shift, *lines)
+    return Launch.of(device, VARIANTS["bn_fold"], (-(-channels // THREADS),), arguments)
 
 
 def finish_backward(

@@ -12,14 +12,11 @@ from netc.backends.cuda.device_form import fits, lay_out_alike
 from netc.backends.cuda.launch import in_order
 from netc.backends.cuda.memory import Memory
 from netc.backends.form import NHWC, Form, Maker, Mode, Run
+from netc.backends.normalising import factor_and_bias, is_sum_of_two
 from netc.graph import Node, Value
-from netc.layer import Buffers, Layer, Scratch
-from netc.layer.base import count
+from netc.layer import Array, Buffers, Layer, Scratch
 from netc.layer.bn import BN, SegNetBN
-from netc.layer.eltwise import Eltwise
 from netc.layer.norm import BatchNorm
-from netc.layer.scale import Scale
-from netc.proto import netc_pb2 as pb
 
 
 @dataclass(frozen=True)
@@ -56,7 +53,7 @@ def plan_of(nodes: Sequence[Node]) -> Plan | None:
     slope = relu.options.negative_slope if relu else 1
     if (
         not fits(nodes)
-        or not is_sum_of_two(added)
+        or (added and not is_sum_of_two(added))
         or (relu and not _side_is_known(nodes[-1], added is not None))
     ):
         return None
@@ -69,15 +66,6 @@ def plan_of(nodes: Sequence[Node]) -> Plan | None:
         assert isinstance(first, BN)
         plan = _plan_of_bn(first)
     return plan and replace(plan, slope=slope, adds=added is not None)
-
-
-def is_sum_of_two(layer: Layer | None) -> bool:
-    """Whether an Eltwise layer, where there is one, is the plain sum of two bottoms."""
-    if layer is None:
-        return True
-    assert isinstance(layer, Eltwise)
-    sums = layer.operation == pb.EltwiseParameter.SUM and not layer.runs_in_place
-    return sums and list(layer.coefficients) == [1, 1]
 
 
 def _side_is_known(relu: Node, from_y: bool) -> bool:
@@ -103,23 +91,16 @@ def _changes_side(value: Value) -> bool:
 
 
 def _plan_of_batch_norm(layer: BatchNorm, scale: Layer | None) -> Plan | None:
-    own = len(layer.params)
-    factor = 3 if layer.learns else None
-    bias = 4 if own > 4 else None
-    if scale is not None:
-        assert isinstance(scale, Scale)
-        over_channels = scale.axes == layer.cells and count(scale.operand) == layer.cells[1]
-        if layer.learns or len(scale.bottom_shapes) > 1 or not over_channels:
-            return None
-        factor, bias = own, own + 1 if scale.options.bias_term else None
+    places = factor_and_bias(layer, scale)
+    if places is None:
+        return None
     cells = layer.cells[0] * layer.cells[2]
     return Plan(
         layer.cells,
         layer.options.eps,
         layer.from_batch,
         layer.from_batch,
-        factor=factor,
-        bias=bias,
+        *places,
         mean=0,
         variance=1,
         weight=2,
@@ -153,10 +134,43 @@ def _plan_of_segnet(layer: SegNetBN) -> Plan | None:
     return Plan(layer.cells, layer.eps, True, True, 0, 1, None, None, None)
 
 
-class BatchNormForm(Form):
-    """One normalisation, its factor and bias, a residual and a ReLU."""
+@dataclass(frozen=True)
+class Parameters:
+    """Where a normalisation's parameters lie, those that it has."""
 
-    def __init__(self, nodes: Sequence[Node], plan: Plan, mode: Mode, device: Device) -> None:
+    factor: Memory | None
+    bias: Memory | None
+    running: Running | None
+
+    @classmethod
+    def of(cls, plan: Plan, params: Sequence[Array], device: Device) -> Parameters:
+        """Of those of a chain that begins with the normalisation."""
+        factor, bias, mean, variance, weight = (
+            None if number is None else device.memory_of(params[number])
+            for number in (plan.factor, plan.bias, plan.mean, plan.variance, plan.weight)
+        )
+        running = None
+        if mean is not None and variance is not None:
+            running = Running(mean, variance, weight, plan.keep, plan.add, plan.unbias)
+        return cls(factor, bias, running)
+
+
+class BatchNormForm(Form):
+    """One normalisation, its factor and bias, a residual and a ReLU.
+
+    apart: whether y has memory of its own, whatever the graph says; moment_parts: in how many parts of a
+    channel somebody else has left the batch's moments in the workspace "partial", 0 where nobody has.
+    """
+
+    def __init__(
+        self,
+        nodes: Sequence[Node],
+        plan: Plan,
+        mode: Mode,
+        device: Device,
+        apart: bool = False,
+        moment_parts: int = 0,
+    ) -> None:
         super().__init__(nodes)
         self.device, self.plan = device, plan
         images, channels, cells = plan.cells
@@ -166,7 +180,7 @@ class BatchNormForm(Form):
         self.cells = bn.cells_of(images, channels, cells, device.properties.processors)
         self.variant = "bn" + (" residual" if plan.adds else "") + (" relu" if plan.slope != 1 else "")
         self.reads_y = plan.adds and plan.slope != 1
-        parts = self.cells.parts
+        self.moment_parts, parts = moment_parts, self.cells.parts
         learned = [self.param_needs_grad[i] for i in (plan.factor, plan.bias) if i is not None]
         self.learns = plan.learns and any(learned)
         self.reduces_back = self.learns or plan.batch_gradient
@@ -175,14 +189,15 @@ class BatchNormForm(Form):
         if plan.learns and plan.factor is not None:
             reads_x = reads_x or self.param_needs_grad[plan.factor]
         self.reads_x = reads_x and mode.backward and self.needs_backward
-        in_place = self.outputs[0].memory is self.inputs[0].memory
+        in_place = not apart and self.outputs[0].memory is self.inputs[0].memory
         self.saved = {"channels": Scratch((channels, bn.CHANNEL))}
         if self.reads_x and in_place:
             self.saved["x"] = Scratch(self.inputs[0].shape)
         self.backward_bottoms = (0,) if self.reads_x and not in_place else ()
         self.backward_tops = (0,) if self.reads_y else ()
         if plan.from_batch:
-            self.forward_workspace = {"partial": Scratch((channels, parts, bn.NUMBERS["Moments"]))}
+            given = (channels, moment_parts or parts, bn.NUMBERS["Moments"])
+            self.forward_workspace = {"partial": Scratch(given)}
         self.backward_workspace = {
             "partial": Scratch((channels, parts, bn.NUMBERS["Gradients"])),
             "slopes": Scratch((channels, bn.SLOPES)),
@@ -194,11 +209,15 @@ class BatchNormForm(Form):
         channels = device.memory_of(b.saved["channels"])
         kept = device.memory_of(b.saved["x"]) if "x" in b.saved else None
         partial = device.memory_of(b.workspace["partial"]) if plan.from_batch else None
-        factor, bias = self._param(b.params, plan.factor), self._param(b.params, plan.bias)
+        given = Parameters.of(plan, b.params, device)
         residual = device.memory_of(b.bottoms[1]) if plan.adds else None
+        reduction = None
+        if partial is not None and not self.moment_parts:
+            reduction = bn.reduce(device, "Moments", cells, x, partial)
+        merged = replace(cells, parts=self.moment_parts or cells.parts)
         return in_order(
-            None if partial is None else bn.reduce(device, "Moments", cells, x, partial),
-            bn.finish(device, cells, partial, plan.eps, self._running(b), factor, bias, channels),
+            reduction,
+            bn.finish(device, merged, partial, plan.eps, given.running, given.factor, given.bias, channels),
             bn.apply(device, cells, x, channels, plan.slope, y, kept, residual),
         )
 
@@ -225,16 +244,8 @@ class BatchNormForm(Form):
             runs.append(bn.apply_backward(device, cells, x, gradients, slopes, dx, dresidual))
         return in_order(*runs)
 
-    def _running(self, b: Buffers) -> Running | None:
-        plan = self.plan
-        mean, variance = self._param(b.params, plan.mean), self._param(b.params, plan.variance)
-        if mean is None or variance is None:
-            return None
-        weight = self._param(b.params, plan.weight)
-        return Running(mean, variance, weight, plan.keep, plan.add, plan.unbias)
-
     def _param(self, arrays: Sequence[object | None], number: int | None) -> Memory | None:
-        """One of the parameters, or of their gradients; None where there is none."""
+        """One of the gradients; None where there is none."""
         array = None if number is None else arrays[number]
         return None if array is None else self.device.memory_of(array)
 

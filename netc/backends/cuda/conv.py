@@ -67,12 +67,17 @@ SOURCES = {
 }
 
 
+# Also by whether there is more to the ending than a bias and a ReLU.
 CONVOLVE = {
-    (source, tile): Variant(
-        f"conv {source} {tile.m}x{tile.n}", "conv.cu", f"convolve<{structure}, {tile.sizes}>", tile.threads
+    (source, tile, long): Variant(
+        f"conv {source} {tile.m}x{tile.n}{' long' if long else ''}",
+        "conv.cu",
+        f"convolve<{structure}, {tile.sizes}, {str(long).lower()}>",
+        tile.threads,
     )
     for source, (structure, tiles) in SOURCES.items()
     for tile in tiles
+    for long in (False, True)
 }
 CORRELATE = {
     tile: Variant(
@@ -146,15 +151,16 @@ def _convolve(
     """The launch of `convolve` once the filters lie as it reads them."""
     planes = shape.is_pointwise and in_packs(work.source, tables.source)
     kind = "planes" if planes else "masked" if tables.masked else "compared"
-    packed = in_packs(work.target, tables.target) and tables.target_step == (1, 1)
+    images = [work.target, *([work.residual] if work.residual else [])]
+    packed = tables.target_step == (1, 1) and all(in_packs(each, tables.target) for each in images)
     terms = Table.of(device, tables.terms, "convolution terms")
     arguments: list[Argument] = [np.int32(shape.n), classes.memory, terms.memory, filters]
     arguments += [work.source, *map(np.int32, (*tables.source, *tables.step))]
     arguments += [work.target, *map(np.int32, (*tables.target, *tables.target_step))]
-    arguments += [work.bias, np.float32(work.slope), np.bool_(packed)]
+    arguments += [*work.ending, np.bool_(packed), work.moments]
     blocks = tile.blocks(tables.rows, shape.n * tables.most_cells)
     grid = (blocks, shape.group, len(tables.classes))
-    return Launch.of(device, CONVOLVE[kind, tile], grid, arguments, classes, terms)
+    return Launch.of(device, CONVOLVE[kind, tile, work.ends_long], grid, arguments, classes, terms)
 
 
 def in_packs(images: Memory, sizes: Sizes) -> bool:
@@ -231,6 +237,7 @@ def candidates(direction: str, device: Device, shape: ConvShape) -> list[Candida
             f"simt {tile.m}x{tile.n}",
             partial(bind_images, tables=tables, tile=tile),
             tables.weights,
+            moment_parts=pieces(shape.n * shape.p * shape.q, tile.n) if direction == "forward" else 0,
         )
         for tile in image_tiles(device, shape, tables)
     ]

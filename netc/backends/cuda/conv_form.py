@@ -32,15 +32,15 @@ class Convolution(DeviceForm):
     def __init__(self, nodes: Sequence[Node], mode: Mode, device: Device, shape: ConvShape) -> None:
         super().__init__(nodes, device)
         bottom, self.top_layout = self._layouts(mode, device, shape)
-        self.bottom_layouts = [bottom] * len(self.inputs)
+        self.bottom_layouts: list[str] = [bottom] * len(self.inputs)
         self.top_layouts = [self.top_layout] * len(self.outputs)
         self.shape = shape
         self.kernels = ConvChoice(device, mode, shape, self._sides(bottom, self.top_layout))
         self.has_bias = len(nodes[0].params) > 1
         self.slope, self.variant = NO_RELU, self._forward_kernel.family
         self.relu_in_place = False
-        if len(nodes) > 1:
-            relu = nodes[1].layer
+        if self._has_relu:
+            relu = nodes[-1].layer
             self.slope, self.relu_in_place = relu.options.negative_slope, relu.runs_in_place
             self.variant += ", ReLU"
             self.backward_tops = (0,)
@@ -59,7 +59,7 @@ class Convolution(DeviceForm):
 
     @property
     def _has_relu(self) -> bool:
-        return len(self.nodes) > 1
+        return self.nodes[-1].type == "ReLU"
 
     @property
     def _wants_bias(self) -> bool:
@@ -77,7 +77,7 @@ class Convolution(DeviceForm):
             return mode.layout, mode.layout
         if not images or not on_tensor_cores(device, mode.math):
             return PLAIN, PLAIN
-        return layout_of(self.inputs), mode.layout
+        return layout_of(self.node.inputs), mode.layout
 
     # ---- what a deconvolution does the other way round ----
     def _sides(self, bottom: str, top: str) -> Layouts:
@@ -108,8 +108,14 @@ class Convolution(DeviceForm):
         return self.kernels.backward_weights.bind(self.device, self.shape, work)
 
     # ---- both ----
-    def _forward(self, x: Memory, w: Memory, y: Memory, bias: Memory | None, room: Memory | None) -> Run:
-        return self._forward_kernel.bind(self.device, self.shape, Images(x, w, y, bias, self.slope, room))
+    def bind_forward(self, work: Images) -> Run:
+        """The forward pass of one bottom."""
+        return self._forward_kernel.bind(self.device, self.shape, work)
+
+    @property
+    def moment_parts(self) -> int:
+        """As its forward kernel's `Candidate` says."""
+        return self._forward_kernel.moment_parts
 
     def _backward_data(self, dy: Memory, w: Memory, dx: Memory, room: Memory | None, packed: bool) -> Run:
         work = Images(dy, w, dx, workspace=room, packed=packed)
@@ -123,7 +129,7 @@ class Convolution(DeviceForm):
         bias = self.memory(b.params[1]) if self.has_bias else None
         return in_order(
             *(
-                self._forward(self.memory(x), w, self.memory(y), bias, room)
+                self.bind_forward(Images(self.memory(x), w, self.memory(y), bias, self.slope, room))
                 for x, y in zip(b.bottoms, b.tops, strict=True)
             )
         )

@@ -63,7 +63,7 @@ WGMMA_TILES = tuple(
 TUNED_WGMMA_TILES: tuple[Tile, ...] = ()
 
 
-def _variant(tile: Tile) -> Variant:
+def _variant(tile: Tile, long: bool) -> Variant:
     if tile.wgmma:
         number = NUMBERS[tile.math]
         expression = (
@@ -74,13 +74,19 @@ def _variant(tile: Tile) -> Variant:
         return Variant(
             f"conv last {tile}", *kernel, tile.threads, shared_bytes, architecture=90, specific=True
         )
-    kernel = ("conv_last.cu", f"conv_last<{tile.numbers}, {tile.sizes}, {tile.stages}>")
+    sizes = f"{tile.numbers}, {tile.sizes}, {tile.stages}, {str(long).lower()}"
+    kernel = ("conv_last.cu", f"conv_last<{sizes}>")
     wider = PIECE[NUMBERS[tile.math]] // PIECE[tile.number]
     shared_bytes = tile.stages * (tile.m * wider + tile.n) * STEP_PIECES * PIECE_BYTES
-    return Variant(f"conv last {tile}", *kernel, tile.threads, shared_bytes, architecture=80)
+    name = f"conv last {tile}{' long' if long else ''}"
+    return Variant(name, *kernel, tile.threads, shared_bytes, architecture=80)
 
 
-DATA = {tile: _variant(tile) for tile in (*TILES, *WGMMA_TILES)}
+# Also by whether there is more to the ending than a bias and a ReLU; those of wgmma run them all.
+DATA = {
+    **{(tile, long): _variant(tile, long) for tile in TILES for long in (False, True)},
+    **{(tile, False): _variant(tile, False) for tile in WGMMA_TILES},
+}
 VARIANTS = (*DATA.values(), *conv_last_filters.PACKING)
 
 
@@ -135,7 +141,7 @@ class Plan:
         more = [
             tile
             for tile in TUNED_WGMMA_TILES
-            if self.source.packed and tile.math == self.math and DATA[tile].runs_on(architecture)
+            if self.source.packed and tile.math == self.math and DATA[tile, False].runs_on(architecture)
             if tile.n <= MOST_PADDING * self.rows
         ]
         return list(dict.fromkeys((choose_tile(found, *work), *worth_trying(found, *work), *more)))
@@ -172,9 +178,11 @@ def bind_images(device: Device, shape: ConvShape, work: Images, plan: Plan, tile
     arguments += [np.bool_(plan.target_layout == NHWC)]
     if isinstance(packed, FilterTiles):
         arguments.append(np.int32(packed.pitch))
-    arguments += [images, filters, work.bias, np.float32(work.slope), work.target]
+    arguments += [images, filters, *work.ending, work.target]
+    if not tile.wgmma:
+        arguments.append(work.moments)
     grid = (tile.blocks(plan.cells, plan.rows), 1, side.others)
-    convolution = Launch.of(device, DATA[tile], grid, arguments)
+    convolution = Launch.of(device, DATA[tile, work.ends_long and not tile.wgmma], grid, arguments)
     return in_order(packed.bind(device, work.w, filters), *packing, convolution)
 
 
@@ -183,7 +191,9 @@ def images_candidate(plan: Plan, tile: Tile) -> Candidate:
     family = f"last {plan.math}{' wgmma' if tile.wgmma else ''}"
     name = f"{family} {tile.m}x{tile.n}{' packed' if plan.source.packed else ''}"
     bind = partial(bind_images, plan=plan, tile=tile)
-    return Candidate(family, name, bind, plan.floats(tile), plan.source if plan.source.packed else None)
+    parts = 0 if plan.backward or tile.wgmma else pieces(plan.cells, tile.m)
+    packs = plan.source if plan.source.packed else None
+    return Candidate(family, name, bind, plan.floats(tile), packs, parts)
 
 
 def candidates(

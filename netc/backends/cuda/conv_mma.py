@@ -83,13 +83,13 @@ TILES = (
 )
 
 
-def _data_variant(tile: Tile, table: bool) -> Variant:
+def _data_variant(tile: Tile, table: bool, long: bool) -> Variant:
     sizes = f"{tile.m}, {tile.n}, {tile.warp_m}, {tile.warp_n}"
     kernel = f"conv_narrow<{tile.math}, {sizes}" if tile.is_narrow else f"conv_tf32<{sizes}, {tile.stages}"
     return Variant(
-        f"conv {tile.math} {tile.m}x{tile.n}{' table' if table else ''}",
+        f"conv {tile.math} {tile.m}x{tile.n}{' table' if table else ''}{' long' if long else ''}",
         "conv_mma.cu",
-        f"{kernel}, {str(table).lower()}>",
+        f"{kernel}, {str(table).lower()}, {str(long).lower()}>",
         tile.threads,
         tile.shared_bytes(table),
         architecture=80,
@@ -109,7 +109,13 @@ def _weights_variant(tile: Tile) -> Variant:
     )
 
 
-DATA = {(tile, table): _data_variant(tile, table) for tile in TILES for table in (False, True)}
+# By tile, whether channels and taps are one axis, and whether the ending is more than a bias and a ReLU.
+DATA = {
+    (tile, table, long): _data_variant(tile, table, long)
+    for tile in TILES
+    for table in (False, True)
+    for long in (False, True)
+}
 WEIGHTS = {tile: _weights_variant(tile) for tile in TILES}
 PACK = {
     math: Variant(f"pack filters {math}", "conv_mma.cu", f"pack_filters<{number}>", THREADS, architecture=80)
@@ -265,8 +271,10 @@ def bind_images(device: Device, shape: ConvShape, work: Images, plan: Plan, tile
     pack = Launch.of(device, PACK[packing.math], (blocks_for(device, packing.count, 1),), pack_arguments)
     window = (shape.r, shape.s, *shape.stride, *shape.pad, *shape.dilation, shape.group)
     arguments: list[Argument] = [*map(np.int32, (*plan.sizes, *window)), np.bool_(plan.backward)]
-    arguments += [work.source, packed, work.bias, np.float32(work.slope), work.target]
-    return in_order(pack, Launch.of(device, DATA[tile, packing.table], plan.grid(tile), arguments))
+    arguments += [work.source, packed, *work.ending, work.target, work.moments]
+    return in_order(
+        pack, Launch.of(device, DATA[tile, packing.table, work.ends_long], plan.grid(tile), arguments)
+    )
 
 
 def bind_filters(device: Device, shape: ConvShape, work: Filters, tile: Tile, shares: int) -> Run:
@@ -289,7 +297,8 @@ def images_candidate(plan: Plan, tile: Tile) -> Candidate:
     """One direction to images with a tile."""
     family = f"mma {tile.math}"
     bind = partial(bind_images, plan=plan, tile=tile)
-    return Candidate(family, f"{family} {tile.m}x{tile.n}", bind, plan.packing.floats)
+    parts = 0 if plan.backward else pieces(plan.columns, tile.n)
+    return Candidate(family, f"{family} {tile.m}x{tile.n}", bind, plan.packing.floats, moment_parts=parts)
 
 
 def filters_candidate(shape: ConvShape, tile: Tile, shares: int) -> Candidate:

@@ -6,24 +6,29 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from netc.backends.cuda.conv_last_images import Reading
 from netc.backends.cuda.conv_shape import ConvShape
-from netc.backends.cuda.device import Device
+from netc.backends.cuda.device import Argument, Device
 from netc.backends.cuda.elementwise import FLOAT_BYTES
 from netc.backends.cuda.memory import Memory
 from netc.backends.form import Run
 from netc.errors import NetcError
 
 NO_RELU = 1.0  # the slope of a ReLU that changes nothing
+MOMENTS = 3  # numbers of a part: count, mean, squared distances from it
 
 
 @dataclass(frozen=True)
 class Images:
-    """What "forward" and "backward_data" work on: target = relu(w * source + bias).
+    """What "forward" and "backward_data" work on: target = relu(factor (w * source) + bias + residual).
 
     Forward goes from x to y; backward_data, which a deconvolution runs forward, from y to x, with w turned by
     half a circle. slope: what becomes of negative results; workspace: as much as a candidate asks for;
-    packed: whether the source is what the candidate's `packs` has made of it.
+    packed: whether the source is what the candidate's `packs` has made of it; factor: of each channel;
+    residual: lies as the target does; moments: what gets those of w * source + bias, in as many parts of each
+    channel as the candidate says, (channels, parts, MOMENTS) floats.
     """
 
     source: Memory
@@ -33,6 +38,19 @@ class Images:
     slope: float = NO_RELU
     workspace: Memory | None = None
     packed: bool = False
+    factor: Memory | None = None
+    residual: Memory | None = None
+    moments: Memory | None = None
+
+    @property
+    def ending(self) -> tuple[Argument, ...]:
+        """ENDING of kernels/epilogue.cuh."""
+        return self.bias, self.factor, self.residual, np.float32(self.slope)
+
+    @property
+    def ends_long(self) -> bool:
+        """Whether there is more to it than a bias and a ReLU."""
+        return any(memory is not None for memory in (self.factor, self.residual, self.moments))
 
 
 @dataclass(frozen=True)
@@ -55,7 +73,8 @@ class Candidate:
 
     family: what dumps call it; name: the same with its tile; bind: given the device, the shape, and `Images`
     or `Filters`, decides all there is to decide and returns what to run; floats: the workspace that it needs,
-    0 for none; packs: what it makes of the source, or of dy, before it reads it, None for nothing.
+    0 for none; packs: what it makes of the source, or of dy, before it reads it, None for nothing;
+    moment_parts: in how many parts a forward pass can leave each channel's moments, 0 for not at all.
     """
 
     family: str
@@ -63,6 +82,7 @@ class Candidate:
     bind: Callable[[Device, ConvShape, Any], Run]
     floats: int = 0
     packs: Reading | None = None
+    moment_parts: int = 0
 
 
 def workspace_of(work: Images | Filters, floats: int) -> Memory:

@@ -87,8 +87,9 @@ def _window(shape: ConvShape) -> list[Argument]:
 
 
 def _each(device: Device, variant: Variant, threads: int, arguments: Sequence[Argument], work: Images) -> Run:
-    after = (work.bias, np.float32(work.slope))
-    return Launch.of(device, variant, (pieces(threads, THREADS),), (np.uint32(threads), *arguments, *after))
+    return Launch.of(
+        device, variant, (pieces(threads, THREADS),), (np.uint32(threads), *arguments, *work.ending)
+    )
 
 
 def _parts(device: Device, shape: ConvShape) -> tuple[int, int]:

@@ -64,7 +64,7 @@ VARIANTS = (*SLIDE.values(), *SPREADING.values(), *ANY.values(), *WEIGHTS.values
 def bind_images(device: Device, shape: ConvShape, work: Images, backward: bool) -> Run:
     """Binds y = relu(w * x + bias), or backward from y to x."""
     square = shape.square
-    if backward and square in SPREAD and _goes_in(shape, SPREAD[square], work):
+    if backward and square in SPREAD and not work.ends_long and _goes_in(shape, SPREAD[square], work):
         return _spread(device, shape, work, square)
     if square in SLID and (not backward or square[1] == 1) and _goes_in(shape, SLID[square][1], work):
         return _slide(device, shape, work, square, backward)
@@ -75,7 +75,7 @@ def bind_images(device: Device, shape: ConvShape, work: Images, backward: bool) 
 
 def _goes_in(shape: ConvShape, pack: int, work: Images) -> bool:
     """Whether packs of so many channels can be loaded and stored."""
-    return shape.c % pack == 0 and pack <= pack_of(work.source, work.target)
+    return shape.c % pack == 0 and pack <= pack_of(work.source, work.target, work.residual)
 
 
 def _sides(shape: ConvShape, backward: bool) -> tuple[Sequence[int], Sequence[int]]:
@@ -130,8 +130,7 @@ def _each(
     places = shape.n * down * across
     shares = columns.shares(device.properties.processors, places, BLOCKS_PER_PROCESSOR)
     sizes = (np.uint32(places), *divisor(down), *divisor(across), np.int32(columns.lanes), np.int32(shape.c))
-    after = (work.bias, np.float32(work.slope))
-    return Launch.of(device, variant, (columns.tiles, shares), (*sizes, *arguments, *after))
+    return Launch.of(device, variant, (columns.tiles, shares), (*sizes, *arguments, *work.ending))
 
 
 def _parts(device: Device, shape: ConvShape, columns: Columns) -> tuple[int, int]:

@@ -14,7 +14,7 @@ NAMES: Final = (
     *("conv", "conv_mma", "winograd", "depthwise", "depthwise_last", "channel_sum", "conv_form"),
     *("conv_last_images", "conv_last", "conv_last_weights"),
     *("gemm", "dense"),
-    *("pool", "lrn", "bn", "bn_form", "softmax", "loss", "loss_form"),
+    *("pool", "lrn", "bn", "bn_form", "conv_bn_form", "softmax", "loss", "loss_form"),
     *("activation", "dropout", "stream"),
     *("eltwise", "scale", "reduce", "axpy", "split"),
     *("concat", "crop", "permute", "tile", "im2col", "embed"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -112,7 +112,7 @@ def _bind_2x2(device: Device, shape: ConvShape, work: Images, sides: Sides) -> R
     filters = _bind_filters(device, 2, sides, pitch, sides.all_channels, 16 * pitch, pitch, work.w, u)
     sizes = (sides.channels, sides.h, sides.w, sides.rows, pitch, sides.p, sides.q, *sides.pad, tiles)
     arguments: list[Argument] = [*map(np.int32, sizes), work.source, u]
-    arguments += [work.bias, np.float32(work.slope), work.target]
+    arguments += [*work.ending, work.target]
     grid = (pitch // ROWS * pieces(tiles, TILES),)
     return in_order(filters, Launch.of(device, FUSED, grid, arguments))
 
@@ -128,11 +128,13 @@ def _bind_4x4(device: Device, shape: ConvShape, work: Images, sides: Sides) -> R
         v = _part(workspace, 36 * channels * rows, 36 * channels * tiles)
         m = _part(workspace, 36 * channels * (rows + tiles), 36 * rows * tiles)
         x = _part(work.source, first * channels * sides.h * sides.w, images * channels * sides.h * sides.w)
-        y = _part(work.target, first * rows * sides.p * sides.q, images * rows * sides.p * sides.q)
+        results = (first * rows * sides.p * sides.q, images * rows * sides.p * sides.q)
+        y = _part(work.target, *results)
+        residual = _part(work.residual, *results) if work.residual else None
         sizes = (channels, sides.h, sides.w, sides.p, sides.q, *sides.pad, tiles)
         before: list[Argument] = [*map(np.int32, sizes), x, v]
-        after: list[Argument] = [*map(np.int32, (rows, sides.p, sides.q, tiles)), m, work.bias]
-        after += [np.float32(work.slope), y]
+        after: list[Argument] = [*map(np.int32, (rows, sides.p, sides.q, tiles)), m]
+        after += [*replace(work, residual=residual).ending, y]
         product = Product(rows, tiles, channels, trans_a=True, batch=36)
         runs += [
             Launch.of(device, INPUT, (blocks_for(device, channels * tiles, 1),), before),
