@@ -183,10 +183,11 @@ struct Share {
   }
 };
 
-// Stores a thread's sums; COUNT of a row at once. Addresses are stepped along, not kept for all.
+// Stores a thread's sums, after their lines; COUNT of a row at once. Addresses are stepped along, not kept for all.
+// first: the target's number of the group's first channel in the first image.
 template <int COUNT, class Sums, class Place>
 DEVICE void store_images(const Sums& sums, const CellClass& cells, const Place& share, int rows, const Images& images,
-                         float* target, int row_step, int column_step, const Ending& ending) {
+                         float* target, int64 first, int row_step, int column_step, const Ending& ending) {
   unrolled<Sums::COLUMNS / COUNT>([&](int part) {
     const int j = part * COUNT;
     const unsigned column = share.column0 + Sums::column(j), n = column / share.plane, cell = column % share.plane;
@@ -194,7 +195,7 @@ DEVICE void store_images(const Sums& sums, const CellClass& cells, const Place& 
     const int r = cells.first_row + cell / cells.columns * row_step;
     const int col = cells.first_column + cell % cells.columns * column_step;
     int row = share.row0 + Sums::row(0);
-    float* to = target + n * images.floats() + (int64(row) * images.rows + r) * images.columns + col;
+    float* to = target + first + n * images.floats() + (int64(row) * images.rows + r) * images.columns + col;
     unrolled<Sums::ROWS>([&](int i) {
       if (i > 0) {
         const int step = Sums::row_step(i);
@@ -202,20 +203,30 @@ DEVICE void store_images(const Sums& sums, const CellClass& cells, const Place& 
         to += int64(step) * images.plane();
       }
       if (row >= rows) return;
-      const Line line = ending.line(blockIdx.y * rows + row);
       Packed<float, COUNT> y;
 #pragma unroll
-      for (int e = 0; e < COUNT; ++e) y.v[e] = line.at(sums.sums[i][j + e]);
+      for (int e = 0; e < COUNT; ++e) y.v[e] = sums.sums[i][j + e];
       ending.store_to(to, target, y);
     });
   });
 }
 
-// Leaves the moments of a block's sums and the bias in each of its channels; `kept`: shared memory that nobody uses any
-// more.
+// What the lines of a thread's rows make of its sums. At the stores they would take registers beside the addresses.
+template <class Sums>
+DEVICE void apply_lines(Sums& sums, int row0, int rows, const Ending& ending) {
+  unrolled<Sums::ROWS>([&](int i) {
+    const int row = row0 + Sums::row(i);
+    if (row >= rows) return;
+    const Line line = ending.line(blockIdx.y * rows + row);
+#pragma unroll
+    for (int j = 0; j < Sums::COLUMNS; ++j) sums.sums[i][j] = line.at(sums.sums[i][j]);
+  });
+}
+
+// Leaves the moments of a block's sums, as the lines have made them, in each of its channels; `kept`: shared memory that
+// nobody uses any more.
 template <int BM, int BN, class Sums, class Place>
-DEVICE void leave_moments(const Sums& sums, const Place& share, int rows, const float* bias, float* kept,
-                          float* moments) {
+DEVICE void leave_moments(const Sums& sums, const Place& share, int rows, float* kept, float* moments) {
   const int down = divide_up(rows, BM), first = blockIdx.y * rows + share.row0;
   const int across = threadIdx.x / 32 % (Sums::ACROSS / 8), parts = gridDim.x / down;
   unsigned inside = 0;
@@ -228,7 +239,7 @@ DEVICE void leave_moments(const Sums& sums, const Place& share, int rows, const 
     const Moments all = held.moments([&](int j) { return sums.sums[i][j]; });
     if (threadIdx.x % 8 == 0) all.store(kept + (across * BM + row) * Moments::NUMBERS);
   });
-  merge_kept<Sums::ACROSS / 8, BM>(kept, rows - share.row0, first, bias, moments, blockIdx.x / down, parts);
+  merge_kept<Sums::ACROSS / 8, BM>(kept, rows - share.row0, first, nullptr, moments, blockIdx.x / down, parts);
 }
 
 // target = filters x source, and what epilogue.cuh makes of it: the forward pass, and the backward pass to x, whose
@@ -286,15 +297,15 @@ convolve(int images, const CellClass* __restrict__ classes, const Term* __restri
   const Share<BM, BN> stored(cells, images, rows);
   const Images target_images{target_channels, target_rows, target_columns};
   const int64 first = int64(group) * rows * target_images.plane();
-  const Ending ending = Ending LONG_OR_SHORT(LONG).from(0, first);
-  target += first;
-  if constexpr (LONG) {
-    if (moments) leave_moments<BM, BN>(sums, stored, rows, bias, &a_tile[0][0][0], moments);
-  }
+  const Ending ending LONG_OR_SHORT(LONG);
+  apply_lines(sums, stored.row0, rows, ending);
   if (packed)
-    store_images<4>(sums, cells, stored, rows, target_images, target, target_row_step, target_column_step, ending);
+    store_images<4>(sums, cells, stored, rows, target_images, target, first, target_row_step, target_column_step, ending);
   else
-    store_images<1>(sums, cells, stored, rows, target_images, target, target_row_step, target_column_step, ending);
+    store_images<1>(sums, cells, stored, rows, target_images, target, first, target_row_step, target_column_step, ending);
+  if constexpr (LONG) {
+    if (moments) leave_moments<BM, BN>(sums, stored, rows, &a_tile[0][0][0], moments);
+  }
 }
 
 // The filters of each class of cells (blockIdx.z) as `convolve` reads them: for each group (blockIdx.y) its terms and

@@ -21,11 +21,6 @@ struct Ending {
   float slope;
 
   DEVICE Line line(int channel) const { return {factor ? factor[channel] : 1.0f, bias ? bias[channel] : 0.0f}; }
-  // For results from channel `channel` and number `at` of y on.
-  DEVICE Ending from(int channel, int64 at) const {
-    return {bias ? bias + channel : nullptr, factor ? factor + channel : nullptr, residual ? residual + at : nullptr,
-            slope};
-  }
   // Whether COUNT results at once can be stored from `target` on, and as much of the residual be loaded.
   template <int COUNT>
   DEVICE bool is_packed(const float* target) const {
