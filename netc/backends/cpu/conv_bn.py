@@ -5,7 +5,7 @@ What lies between the two is the form's own: so a normalisation in place costs n
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
@@ -22,6 +22,7 @@ from netc.backends.cpu.normalisation import Normalisation, scale_and_shift
 from netc.backends.cpu.onednn import Attributes, Descriptor, Engine
 from netc.backends.form import NHWC, Form, Maker, Mode, Run
 from netc.backends.normalising import STATISTICS
+from netc.backends.two_parts import both, part
 from netc.graph import Node
 from netc.layer import Array, Buffers, Scratch
 from netc.layer.conv import SlidingFilters
@@ -41,9 +42,9 @@ class ConvolutionBatchNormForm(Form):
         self.first_params = len(first.params)
         self.bottom_layouts = (*(first.bottom_layouts or ()), *(second.bottom_layouts or ())[1:])
         self.top_layouts = second.top_layouts
-        self.saved = {BETWEEN: Scratch((first.top.nbytes,), np.uint8), **_both(first.saved, second.saved)}
-        self.forward_workspace = _both(first.forward_workspace, second.forward_workspace)
-        self.backward_workspace = _both(first.backward_workspace, second.backward_workspace)
+        self.saved = {BETWEEN: Scratch((first.top.nbytes,), np.uint8), **both(first.saved, second.saved)}
+        self.forward_workspace = both(first.forward_workspace, second.forward_workspace)
+        self.backward_workspace = both(first.backward_workspace, second.backward_workspace)
         self.backward_bottoms, self.backward_tops = first.backward_bottoms, second.backward_tops
         self.variant = f"{first.variant}; {second.variant}"
 
@@ -74,10 +75,10 @@ class ConvolutionBatchNormForm(Form):
     def _buffers(self, b: Buffers) -> tuple[Buffers, Buffers]:
         """Each part's own."""
         between, cut = [self._convolved(b.saved[BETWEEN])], self.first_params
-        first = Buffers(b.bottoms[:1], between, b.params[:cut], _part(0, b.saved))
-        second = Buffers([*between, *b.bottoms[1:]], b.tops, b.params[cut:], _part(1, b.saved))
+        first = Buffers(b.bottoms[:1], between, b.params[:cut], part(0, b.saved))
+        second = Buffers([*between, *b.bottoms[1:]], b.tops, b.params[cut:], part(1, b.saved))
         first.param_grads, second.param_grads = b.param_grads[:cut], b.param_grads[cut:]
-        first.workspace, second.workspace = _part(0, b.workspace), _part(1, b.workspace)
+        first.workspace, second.workspace = part(0, b.workspace), part(1, b.workspace)
         return first, second
 
 
@@ -144,19 +145,6 @@ class FoldedConvolutionForm(GivenStatisticsForm):
 
     def bias_of(self, b: Buffers) -> Array:
         return self.summand
-
-
-def _both(first: Mapping[str, Scratch], second: Mapping[str, Scratch]) -> dict[str, Scratch]:
-    """The arrays of both parts, each under its part's number."""
-    return {
-        f"{i} {name}": scratch for i, part in enumerate((first, second)) for name, scratch in part.items()
-    }
-
-
-def _part(number: int, arrays: Mapping[str, Array]) -> dict[str, Array]:
-    """The arrays of one part, by its own names."""
-    prefix = f"{number} "
-    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
 
 
 def make_convolution_batch_norm(nodes: Sequence[Node], mode: Mode, engine: Engine) -> Form | None:

@@ -7,7 +7,7 @@ form's own, and the batch's moments come of the convolution's sums where its ker
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Final
@@ -24,8 +24,9 @@ from netc.backends.cuda.launch import in_order
 from netc.backends.cuda.memory import Memory
 from netc.backends.form import NO_SCRATCH, Form, Maker, Mode, Run
 from netc.backends.normalising import is_sum_of_two
+from netc.backends.two_parts import both, part
 from netc.graph import Node
-from netc.layer import Array, Buffers, Scratch
+from netc.layer import Buffers, Scratch
 from netc.layer.base import count
 
 BETWEEN: Final = "convolved"
@@ -102,12 +103,12 @@ class ConvolutionBatchNorm(Form):
         self.bottom_layouts = [*(first.bottom_layouts or ()), *(second.bottom_layouts or ())[1:]]
         self.top_layouts = second.top_layouts
         between = {BETWEEN: Scratch((count(first.outputs[0].shape),))}
-        self.saved = {**(between if second.reads_x else {}), **_both(first.saved, second.saved)}
+        self.saved = {**(between if second.reads_x else {}), **both(first.saved, second.saved)}
         self.forward_workspace = {
             **({} if second.reads_x else between),
-            **_both(first.forward_workspace, second.forward_workspace),
+            **both(first.forward_workspace, second.forward_workspace),
         }
-        self.backward_workspace = _both(first.backward_workspace, second.backward_workspace)
+        self.backward_workspace = both(first.backward_workspace, second.backward_workspace)
         self.backward_bottoms = () if first.backward_bottoms == () else (0,)
         self.backward_tops = second.backward_tops
         moments = " with moments" if second.moment_parts else ""
@@ -140,24 +141,11 @@ class ConvolutionBatchNorm(Form):
         """Each part's own."""
         between = [b.saved[BETWEEN] if BETWEEN in b.saved else b.workspace.get(BETWEEN)]
         cut = self.own_params
-        first = Buffers(b.bottoms[:1], between, b.params[:cut], _part(0, b.saved))
-        second = Buffers([*between, *b.bottoms[1:]], b.tops, b.params[cut:], _part(1, b.saved))
+        first = Buffers(b.bottoms[:1], between, b.params[:cut], part(0, b.saved))
+        second = Buffers([*between, *b.bottoms[1:]], b.tops, b.params[cut:], part(1, b.saved))
         first.param_grads, second.param_grads = b.param_grads[:cut], b.param_grads[cut:]
-        first.workspace, second.workspace = _part(0, b.workspace), _part(1, b.workspace)
+        first.workspace, second.workspace = part(0, b.workspace), part(1, b.workspace)
         return first, second
-
-
-def _both(first: Mapping[str, Scratch], second: Mapping[str, Scratch]) -> dict[str, Scratch]:
-    """The arrays of both parts, each under its part's number."""
-    return {
-        f"{i} {name}": scratch for i, part in enumerate((first, second)) for name, scratch in part.items()
-    }
-
-
-def _part(number: int, arrays: Mapping[str, Array]) -> dict[str, Array]:
-    """The arrays of one part, by its own names."""
-    prefix = f"{number} "
-    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
 
 
 def make_convolution_batch_norm(nodes: Sequence[Node], mode: Mode, device: Device) -> Form | None:
