@@ -30,9 +30,10 @@ from bench.options import words
 from bench.results import Results, markdown
 from bench.stopwatch import Parts, watching
 from netc.backends import selection
-from netc.backends.cuda import loader, timings
 from netc.backends.cuda.backend import CudaBackend
-from netc.backends.cuda.nvrtc import Nvrtc
+from netc.backends.cuda.compilation import loader
+from netc.backends.cuda.compilation.nvrtc import Nvrtc
+from netc.backends.cuda.tuning import timings
 from netc.errors import NetcError
 from netc.runtime import net as runtime_net
 from netc.runtime import program, programs

@@ -16,10 +16,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from netc.backends.cuda.compilation import Variant
+from netc.backends.cuda.compilation.nvrtc import Nvrtc
+from netc.backends.cuda.compilation.resources import PROCESSOR_REGISTERS, WARP, Resources, find_resources
 from netc.backends.cuda.families import ALL_VARIANTS
-from netc.backends.cuda.kernel import Variant
-from netc.backends.cuda.nvrtc import Nvrtc
-from netc.backends.cuda.resources import PROCESSOR_REGISTERS, WARP, Resources, find_resources
 from netc.errors import NetcError
 
 ARCHITECTURES = (75, 80, 90)

@@ -2,29 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from netc.cli.command import Command, help_text
-from netc.cli.flags import Flags
+from netc.cli.flags import Flags, UsageError, closest
 
 
-def run(flags: Flags) -> int:
-    """Prints the overview, or the help of the command named."""
-    from netc.cli.main import named_command  # not above: its table of commands holds this one
+def help_on(commands: Mapping[str, Command]) -> Command:
+    """The command that tells about these, the table that it will stand in itself."""
 
-    print(help_text(named_command(flags.positionals[0])) if flags.positionals else overview())
-    return 0
+    def run(flags: Flags) -> int:
+        print(help_text(named(commands, flags.positionals[0])) if flags.positionals else overview(commands))
+        return 0
+
+    return Command(
+        "help", "explain netc, or one command", run, positionals=("[COMMAND]",), usage="", logs=False
+    )
 
 
-def overview() -> str:
+def named(commands: Mapping[str, Command], name: str) -> Command:
+    """The command of this name. Raises UsageError, with the nearest name, if there is none."""
+    if name in commands:
+        return commands[name]
+    meant = closest(name.replace("-", "_"), commands)
+    raise UsageError(
+        f"netc has no command {name!r}",
+        expected=f"one of {' '.join(commands)}",
+        remedy=f"did you mean netc {meant}?" if meant else "netc help",
+    )
+
+
+def overview(commands: Mapping[str, Command]) -> str:
     """The commands, one line each, and where to go from there."""
-    from netc.cli.main import COMMANDS
-
-    width = max(map(len, COMMANDS)) + 2
+    width = max(map(len, commands)) + 2
     lines = ["netc: trains and runs Caffe's nets", "", "Usage: netc COMMAND [flags]", "", "Commands:"]
-    lines += [f"  {name:{width}}{command.summary}" for name, command in COMMANDS.items()]
+    lines += [f"  {name:{width}}{command.summary}" for name, command in commands.items()]
     lines += ["", "netc help COMMAND tells all about one command."]
     return "\n".join(lines)
-
-
-COMMAND = Command(
-    "help", "explain netc, or one command", run, positionals=("[COMMAND]",), usage="", logs=False
-)

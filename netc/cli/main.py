@@ -6,7 +6,7 @@ import re
 import signal
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -22,7 +22,6 @@ from netc.cli import (
     device_query,
     draw,
     extract_features,
-    help,
     lint,
     parse_log,
     plot,
@@ -36,36 +35,34 @@ from netc.cli import (
     version,
 )
 from netc.cli.command import Command, asks_for_help, help_text
-from netc.cli.flags import Flags, UsageError, closest, is_flag, split_flag
+from netc.cli.flags import Flags, UsageError, is_flag, split_flag
+from netc.cli.help import help_on, named
 from netc.cli.log import log_session, silence, write_to_stderr
 from netc.errors import NetcError
 
-COMMANDS: Final[Mapping[str, Command]] = {
-    module.COMMAND.name: module.COMMAND
-    for module in (
-        train,
-        test,
-        time,
-        convert_imageset,
-        compute_image_mean,
-        extract_features,
-        classify,
-        detect,
-        summary,
-        compile,
-        lint,
-        deploy,
-        draw,
-        plot,
-        parse_log,
-        device_query,
-        upgrade_net_proto_text,
-        upgrade_net_proto_binary,
-        upgrade_solver_proto_text,
-        help,
-        version,
-    )
-}
+MODULES: Final = (
+    train,
+    test,
+    time,
+    convert_imageset,
+    compute_image_mean,
+    extract_features,
+    classify,
+    detect,
+    summary,
+    compile,
+    lint,
+    deploy,
+    draw,
+    plot,
+    parse_log,
+    device_query,
+    upgrade_net_proto_text,
+    upgrade_net_proto_binary,
+    upgrade_solver_proto_text,
+)
+COMMANDS: Final[dict[str, Command]] = {module.COMMAND.name: module.COMMAND for module in MODULES}
+COMMANDS.update(help=help_on(COMMANDS), version=version.COMMAND)
 FLAGS_FOR_COMMANDS: Final = {"version": "version", "help": "help", "h": "help", "helpshort": "help"}
 
 EXIT_ERROR: Final = 1
@@ -145,7 +142,7 @@ def find_command(words: Sequence[str]) -> tuple[Command, list[str]]:
     if not words:
         return COMMANDS["help"], []
     if not is_flag(words[0]):
-        return named_command(words[0]), list(words[1:])
+        return named(COMMANDS, words[0]), list(words[1:])
     for position, word in enumerate(words):
         if word in COMMANDS:
             return COMMANDS[word], [*words[:position], *words[position + 1 :]]
@@ -153,18 +150,6 @@ def find_command(words: Sequence[str]) -> tuple[Command, list[str]]:
     if name in FLAGS_FOR_COMMANDS:
         return COMMANDS[FLAGS_FOR_COMMANDS[name]], []
     raise UsageError("no command is given", expected=f"one of {' '.join(COMMANDS)}", remedy="netc help")
-
-
-def named_command(name: str) -> Command:
-    """The command of this name. Raises UsageError, with the nearest name, if there is none."""
-    if name in COMMANDS:
-        return COMMANDS[name]
-    meant = closest(name.replace("-", "_"), COMMANDS)
-    raise UsageError(
-        f"netc has no command {name!r}",
-        expected=f"one of {' '.join(COMMANDS)}",
-        remedy=f"did you mean netc {meant}?" if meant else "netc help",
-    )
 
 
 def _wants_traceback(words: Sequence[str]) -> bool:

@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from netc.backends.cuda.device import Device
-from netc.backends.cuda.kernel import Variant
-from netc.backends.cuda.memory import Memory
+from netc.backends.cuda.compilation import Variant
+from netc.backends.cuda.device import Device, Memory
 
 PLANTED = Path(__file__).resolve().parent / "planted"
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from netc.backends.cuda.cupy_device import CupyDevice
 from netc.backends.cuda.device import Device
-from netc.backends.cuda.emulated_device import EmulatedDevice
+from netc.backends.cuda.emulator import EmulatedDevice
 from netc.backends.cuda.emulator.compiler import why_unavailable
+from netc.backends.cuda.gpu import CupyDevice
+from netc.backends.cuda.tuning import timings
 from netc.backends.open import gpu_is_there
+from tests.cuda.clocked import ClockedDevice
+from tests.cuda.counted import Counted
 
 MODES = {"fast": False, "check": True}
 GPU = ["gpu"] if gpu_is_there() else []  # where there is one, what runs on the emulator runs on it as well
@@ -55,3 +59,31 @@ def fast(emulator: None, request: pytest.FixtureRequest) -> Iterator[Device]:
     made = open_device(request.param)
     yield made
     made.close()
+
+
+@pytest.fixture
+def timings_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where tuners keep their times during a test."""
+    monkeypatch.setattr(timings, "cache_folder", lambda kind: tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def clocked(emulator: None, timings_folder: Path) -> Iterator[ClockedDevice]:
+    """An emulated device with a clock, and times of its own."""
+    made = ClockedDevice()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def counted(fast: Device, monkeypatch: pytest.MonkeyPatch) -> Counted:
+    """What the fast device is asked for."""
+    return Counted(fast, monkeypatch)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder of a test."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

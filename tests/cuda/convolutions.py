@@ -1,12 +1,16 @@
-"""Convolution in double precision, for comparison with kernels."""
+"""Convolution in double precision, and how kernels are run and held to it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
-from netc.backends.cuda.conv_shape import ConvShape
+from netc.backends.cuda.convolution.shape import ConvShape
+from netc.backends.cuda.convolution.work import Candidate, Filters, Images
+from netc.backends.cuda.device import Device
+from tests.cuda.arrays import room
 
 Slices = tuple[slice, slice]
 
@@ -100,3 +104,14 @@ def filter_gradient(shape: ConvShape, x: np.ndarray, dy: np.ndarray) -> np.ndarr
     for r, s, (down, right) in _taps(shape):
         dw[..., r, s] = np.einsum("ngkpq,ngcpq->gkc", gradient, padded[..., down, right], optimize=True)
     return dw.reshape(shape.k, shape.group_c, shape.r, shape.s)
+
+
+def run_candidate(device: Device, candidate: Candidate, shape: ConvShape, work: Images | Filters) -> None:
+    """Runs a direction with the workspace that it asks for."""
+    workspace = room(device, candidate.floats, name="workspace") if candidate.floats else None
+    candidate.bind(device, shape, replace(work, workspace=workspace))()
+
+
+def check_close(got: np.ndarray, wanted: np.ndarray, terms: int) -> None:
+    """Factors are rounded alike on both sides, so that only the fp32 sums of `terms` products differ."""
+    np.testing.assert_allclose(got, wanted, rtol=0, atol=2e-6 * max(1.0, np.sqrt(terms)) * 8)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from google.protobuf import text_format
 
-from netc.backends.cuda.emulated_device import EmulatedDevice
+from netc.backends.cuda.emulator import EmulatedDevice
 from netc.backends.form import NHWC, PLAIN, Form, Maker, Mode
 from netc.graph import Build, Graph, Node, State, Value, build_graph
 from netc.layer import Buffers, layer_class

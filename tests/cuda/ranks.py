@@ -7,10 +7,10 @@ from threading import Thread
 
 import numpy as np
 
-from netc.backends.cuda.collectives import Collective
-from netc.backends.cuda.emulated_device import EmulatedDevice
+from netc.backends.cuda.device import Memory
+from netc.backends.cuda.device.collectives import Collective
+from netc.backends.cuda.emulator import EmulatedDevice
 from netc.backends.cuda.join import join
-from netc.backends.cuda.memory import Memory
 from tests.cuda.arrays import put
 
 HANGS_SECONDS = 60.0  # a test that takes longer does what it is there to rule out

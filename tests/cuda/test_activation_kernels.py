@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from netc.backends.cuda import activation
-from netc.backends.cuda.emulated_device import EmulatedDevice
+from netc.backends.cuda.emulator import EmulatedDevice
+from netc.backends.cuda.layers import activation
 from netc.backends.form import Mode
 from tests.cuda.one_chain import OneChain, chain_of, drawn
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from netc.backends.cuda.augment import Batch, augment
-from netc.backends.cuda.emulated_device import EmulatedDevice
+from netc.backends.cuda.emulator import EmulatedDevice
+from netc.backends.cuda.iteration.augment import Batch, augment
 from netc.data.raw_images import PLACE
 from netc.data.source import Origin
 from netc.data.transform import Transformer

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from netc.backends.cuda import bn, bn_form
-from netc.backends.cuda.bn import Running, cells_of
-from netc.backends.cuda.emulated_device import EmulatedDevice
+from netc.backends.cuda.emulator import EmulatedDevice
+from netc.backends.cuda.layers import bn, bn_form
+from netc.backends.cuda.layers.bn import Running, cells_of
 from netc.backends.form import NHWC, PLAIN, Mode
 from netc.proto import netc_pb2 as pb
 from tests.cuda.arrays import get, put, room

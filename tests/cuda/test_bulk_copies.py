@@ -8,12 +8,12 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from netc.backends.cuda.cubin import compile_variants
+from netc.backends.cuda.compilation import Variant
+from netc.backends.cuda.compilation.cubin import compile_variants
+from netc.backends.cuda.compilation.nvrtc import Nvrtc
 from netc.backends.cuda.device import Argument, Device
-from netc.backends.cuda.emulated_device import EmulatedDevice
+from netc.backends.cuda.emulator import EmulatedDevice
 from netc.backends.cuda.emulator.findings import KernelFault
-from netc.backends.cuda.kernel import Variant
-from netc.backends.cuda.nvrtc import Nvrtc
 from netc.errors import NetcError, NetcErrors
 from tests.cuda.arrays import PLANTED, get, put, room
 

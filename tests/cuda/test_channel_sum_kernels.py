@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from netc.backends.cuda.channel_sum import Relu, channel_sum_floats, sum_channels
-from netc.backends.cuda.channels_last import LANES, Columns
-from netc.backends.cuda.elementwise import THREADS
-from netc.backends.cuda.emulated_device import EmulatedDevice
+from netc.backends.cuda.convolution.channel_sum import Relu, channel_sum_floats, sum_channels
+from netc.backends.cuda.emulator import EmulatedDevice
+from netc.backends.cuda.launching.channels_last import LANES, Columns
+from netc.backends.cuda.launching.elementwise import THREADS
 from tests.cuda.arrays import get, put, room
 from tests.cuda.one_chain import drawn
 

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from google.protobuf import text_format
 
-from netc.backends.cuda import fill
 from netc.backends.cuda.backend import CudaBackend
-from netc.backends.cuda.collectives import Collective
-from netc.backends.cuda.cupy_device import CupyDevice
-from netc.backends.cuda.emulated_device import EmulatedDevice
+from netc.backends.cuda.device.collectives import Collective
+from netc.backends.cuda.emulator import EmulatedDevice
 from netc.backends.cuda.emulator.findings import KernelFault
+from netc.backends.cuda.gpu import CupyDevice
 from netc.backends.cuda.join import join
+from netc.backends.cuda.launching import fill
 from netc.errors import NetcError
 from netc.proto import netc_pb2 as pb
 from netc.runtime.net import Net

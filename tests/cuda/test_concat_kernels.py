@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from netc.backends.cuda import concat
-from netc.backends.cuda.emulated_device import EmulatedDevice
+from netc.backends.cuda.emulator import EmulatedDevice
+from netc.backends.cuda.layers import concat
 from tests.cuda.one_chain import OneChain, drawn
 
 pytestmark = [pytest.mark.cuda, pytest.mark.usefixtures("emulator")]

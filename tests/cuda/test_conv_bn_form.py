@@ -10,10 +10,10 @@ import pytest
 from google.protobuf import text_format
 
 from netc.backends.cpu import CpuBackend
-from netc.backends.cuda import conv_bn_form
 from netc.backends.cuda.backend import CudaBackend
-from netc.backends.cuda.conv_bn_form import ConvolutionBatchNorm, FinishedConvolution
-from netc.backends.cuda.emulated_device import EmulatedDevice
+from netc.backends.cuda.convolution import bn_form as conv_bn_form
+from netc.backends.cuda.convolution.bn_form import ConvolutionBatchNorm, FinishedConvolution
+from netc.backends.cuda.emulator import EmulatedDevice
 from netc.backends.form import NHWC, PLAIN, Mode
 from netc.proto import netc_pb2 as pb
 from netc.runtime import Net

@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 
-from netc.backends.cuda import conv_choice, timings
-from netc.backends.cuda.conv_choice import candidates
-from netc.backends.cuda.conv_form import make_convolution
-from netc.backends.cuda.conv_shape import ConvShape, Layouts
+from netc.backends.cuda.compilation import Kernel
+from netc.backends.cuda.convolution import choice as conv_choice
+from netc.backends.cuda.convolution.choice import candidates
+from netc.backends.cuda.convolution.form import make_convolution
+from netc.backends.cuda.convolution.shape import ConvShape, Layouts
 from netc.backends.cuda.device import Grid
-from netc.backends.cuda.emulated_device import EmulatedDevice
-from netc.backends.cuda.kernel import Kernel
+from netc.backends.cuda.emulator import EmulatedDevice
+from netc.backends.cuda.tuning import timings
 from netc.backends.form import NHWC, Mode
 from tests.cuda.clocked import ClockedDevice
 from tests.cuda.one_chain import OneChain, drawn
@@ -136,8 +137,7 @@ class FavouringDevice(ClockedDevice):
 
 
 @pytest.fixture
-def favouring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FavouringDevice]:
-    monkeypatch.setattr(timings, "cache_folder", lambda kind: tmp_path)
+def favouring(timings_folder: Path) -> Iterator[FavouringDevice]:
     device = FavouringDevice()
     yield device
     device.close()

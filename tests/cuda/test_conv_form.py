@@ -8,9 +8,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from netc.backends.cuda import channel_sum, conv_form, winograd
-from netc.backends.cuda.channel_sum import Relu, channel_sum_floats, sum_channels
-from netc.backends.cuda.emulated_device import EmulatedDevice
+from netc.backends.cuda.convolution import channel_sum, winograd
+from netc.backends.cuda.convolution import form as conv_form
+from netc.backends.cuda.convolution.channel_sum import Relu, channel_sum_floats, sum_channels
+from netc.backends.cuda.emulator import EmulatedDevice
 from netc.backends.form import NHWC, PLAIN, Form, Mode
 from netc.graph import Node
 from tests.cuda.arrays import get, put, room

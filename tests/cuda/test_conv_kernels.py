@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from netc.backends.cuda import conv
-from netc.backends.cuda.conv_shape import ConvShape
-from netc.backends.cuda.conv_terms import Tables
-from netc.backends.cuda.conv_work import Candidate, Filters, Images
+from netc.backends.cuda.compilation import Kernel
+from netc.backends.cuda.convolution import conv
+from netc.backends.cuda.convolution.conv_terms import Tables
+from netc.backends.cuda.convolution.shape import ConvShape
+from netc.backends.cuda.convolution.work import Candidate, Filters, Images
 from netc.backends.cuda.device import Device
-from netc.backends.cuda.emulated_device import EmulatedDevice
-from netc.backends.cuda.kernel import Kernel
+from netc.backends.cuda.emulator import EmulatedDevice
 from netc.layer.lowering import Lowering
 from netc.layer.window import Window
 from tests.cuda.arrays import get, put, room

@@ -10,20 +10,28 @@ from typing import Any
 import numpy as np
 import pytest
 
-from netc.backends.cuda import conv_last, conv_last_images, conv_last_weights
-from netc.backends.cuda.conv_last import STEP_PIECES, WGMMA_TILES, Plan, images_candidate, plans
-from netc.backends.cuda.conv_last_filters import WGMMA_PIECES
-from netc.backends.cuda.conv_last_images import NUMBERS, PIECE, Reading, readings
-from netc.backends.cuda.conv_last_tile import Tile
-from netc.backends.cuda.conv_last_weights import STEP, choose_shares, filters_candidate
-from netc.backends.cuda.conv_shape import PLAIN_SIDES, ConvShape, Layouts
-from netc.backends.cuda.conv_work import Candidate, Filters, Images
-from netc.backends.cuda.emulated_device import EmulatedDevice
-from netc.backends.cuda.memory import Memory
+from netc.backends.cuda.convolution import conv_last, conv_last_images, conv_last_weights
+from netc.backends.cuda.convolution.conv_last import STEP_PIECES, WGMMA_TILES, Plan, images_candidate, plans
+from netc.backends.cuda.convolution.conv_last_filters import WGMMA_PIECES
+from netc.backends.cuda.convolution.conv_last_images import NUMBERS, PIECE, Reading, readings
+from netc.backends.cuda.convolution.conv_last_tile import Tile
+from netc.backends.cuda.convolution.conv_last_weights import STEP, choose_shares, filters_candidate
+from netc.backends.cuda.convolution.shape import PLAIN_SIDES, ConvShape, Layouts
+from netc.backends.cuda.convolution.work import Filters, Images
+from netc.backends.cuda.device import Memory
+from netc.backends.cuda.emulator import EmulatedDevice
 from netc.backends.form import NHWC, PLAIN
 from netc.errors import NetcError
 from tests.cuda.arrays import get, put, room
-from tests.cuda.convolutions import arrays_of, convolve, filter_gradient, input_gradient, shape_of
+from tests.cuda.convolutions import (
+    arrays_of,
+    check_close,
+    convolve,
+    filter_gradient,
+    input_gradient,
+    run_candidate,
+    shape_of,
+)
 from tests.cuda.rounding import ROUNDED
 
 pytestmark = [pytest.mark.cuda, pytest.mark.usefixtures("emulator")]
@@ -39,11 +47,6 @@ def without_twins(tiles: Sequence[Tile]) -> list[Tile]:
     return [tile for tile in tiles if tile.math != "fp16"]
 
 
-def check_close(got: np.ndarray, wanted: np.ndarray, terms: int) -> None:
-    """Factors are rounded alike on both sides, so that only the fp32 sums of `terms` products differ."""
-    np.testing.assert_allclose(got, wanted, rtol=0, atol=2e-6 * max(1.0, np.sqrt(terms)) * 8)
-
-
 def laid(images: np.ndarray, layout: str) -> np.ndarray:
     """As they lie in memory."""
     return np.ascontiguousarray(images.transpose(0, 2, 3, 1)) if layout == NHWC else images
@@ -55,12 +58,6 @@ def fetched(device: EmulatedDevice, memory: Memory, shape: Any, layout: str) -> 
         return get(device, memory, shape)
     n, c, h, w = shape
     return get(device, memory, (n, h, w, c)).transpose(0, 3, 1, 2)
-
-
-def run(device: EmulatedDevice, candidate: Candidate, shape: ConvShape, work: Images | Filters) -> None:
-    """Runs a direction with the workspace that it asks for."""
-    workspace = room(device, candidate.floats, name="workspace") if candidate.floats else None
-    candidate.bind(device, shape, replace(work, workspace=workspace))()
 
 
 def check_images(
@@ -78,7 +75,8 @@ def check_images(
     target = room(device, wanted.size, name="target")
     shift = put(device, shifts, "bias") if bias else None
     given = put(device, laid(source, plan.source.layout), "source")
-    run(device, images_candidate(plan, tile), shape, Images(given, put(device, w, "w"), target, shift, slope))
+    work = Images(given, put(device, w, "w"), target, shift, slope)
+    run_candidate(device, images_candidate(plan, tile), shape, work)
     got = fetched(device, target, wanted.shape, plan.target_layout)
     check_close(got, wanted, plan.source.channels * shape.taps)
 
@@ -115,7 +113,7 @@ def check_weights(
     x, w, dy = arrays_of(shape)
     dw = put(device, w, "dw")  # what the gradient is added to
     work = Filters(put(device, laid(x, layouts.x), "x"), put(device, laid(dy, layouts.y), "dy"), dw)
-    run(device, filters_candidate(weights_plan(shape, tile, layouts, shares)), shape, work)
+    run_candidate(device, filters_candidate(weights_plan(shape, tile, layouts, shares)), shape, work)
     rounded = ROUNDED[tile.math]
     wanted = w + filter_gradient(shape, rounded(x), rounded(dy))
     check_close(get(device, dw, wanted.shape), wanted, shape.n * shape.p * shape.q)
@@ -288,7 +286,7 @@ def test_the_same_run_gives_the_same_bits(fast: EmulatedDevice) -> None:
     for _ in range(2):
         dw = put(fast, w)
         candidate = filters_candidate(weights_plan(shape, tile, PLAIN_SIDES, shares=5))
-        run(fast, candidate, shape, Filters(put(fast, x), put(fast, dy), dw))
+        run_candidate(fast, candidate, shape, Filters(put(fast, x), put(fast, dy), dw))
         results.append(get(fast, dw))
     np.testing.assert_array_equal(*results)
 
@@ -303,12 +301,12 @@ def test_what_is_no_number_stays_so_where_it_is_rounded_on_the_way(
     target = room(fast, 4)
     (plan, _) = plans("forward", "tf32", shape, LAST)
     work = Images(put(fast, bits), put(fast, np.ones((4, 4), np.float32)), target)
-    run(fast, images_candidate(plan, smallest(conv_last.TILES, "tf32", "float")), shape, work)
+    run_candidate(fast, images_candidate(plan, smallest(conv_last.TILES, "tf32", "float")), shape, work)
     np.testing.assert_array_equal(get(fast, target), np.repeat(bits.view(np.float32), 4)[:4])
     dw = put(fast, np.zeros((4, 4), np.float32))
     filters = Filters(put(fast, bits), put(fast, np.ones((1, 4), np.float32)), dw)
     tile = smallest(conv_last_weights.TILES, "tf32", "float")
-    run(fast, filters_candidate(weights_plan(shape, tile, LAST, 1)), shape, filters)
+    run_candidate(fast, filters_candidate(weights_plan(shape, tile, LAST, 1)), shape, filters)
     np.testing.assert_array_equal(get(fast, dw), np.repeat(bits.view(np.float32), 16)[:16])
 
 
@@ -332,7 +330,7 @@ def test_every_candidate_runs_with_the_workspace_that_it_asks_for(
         assert len({candidate.name for candidate in candidates}) == len(candidates)
         for candidate in candidates:
             fast.fill(dw)
-            run(fast, candidate, shape, work)
+            run_candidate(fast, candidate, shape, work)
             np.testing.assert_allclose(fetched(fast, target, wanted.shape, layout), wanted, rtol=0, atol=0.2)
 
 

@@ -7,13 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from netc.backends.cuda import conv_last
-from netc.backends.cuda.conv_last import WGMMA_TILES, plans
-from netc.backends.cuda.conv_last_filters import WGMMA_COLUMNS, WGMMA_PIECES, FilterTiles
-from netc.backends.cuda.conv_last_images import NUMBERS, PIECE
-from netc.backends.cuda.conv_last_tile import Tile
-from netc.backends.cuda.conv_shape import ConvShape, Layouts
-from netc.backends.cuda.emulated_device import EmulatedDevice
+from netc.backends.cuda.convolution import conv_last
+from netc.backends.cuda.convolution.conv_last import WGMMA_TILES, plans
+from netc.backends.cuda.convolution.conv_last_filters import WGMMA_COLUMNS, WGMMA_PIECES, FilterTiles
+from netc.backends.cuda.convolution.conv_last_images import NUMBERS, PIECE
+from netc.backends.cuda.convolution.conv_last_tile import Tile
+from netc.backends.cuda.convolution.shape import ConvShape, Layouts
+from netc.backends.cuda.emulator import EmulatedDevice
 from netc.backends.form import NHWC, PLAIN
 from tests.cuda.arrays import get, put, room
 from tests.cuda.convolutions import arrays_of, shape_of

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from netc.backends.cuda import conv_mma
-from netc.backends.cuda.conv_mma import (
+from netc.backends.cuda.convolution import conv_mma
+from netc.backends.cuda.convolution.conv_mma import (
     NUMBERS,
     TILES,
     Plan,
@@ -17,26 +16,23 @@ from netc.backends.cuda.conv_mma import (
     filters_candidate,
     images_candidate,
 )
-from netc.backends.cuda.conv_shape import ConvShape
-from netc.backends.cuda.conv_work import Candidate, Filters, Images
-from netc.backends.cuda.emulated_device import EmulatedDevice
+from netc.backends.cuda.convolution.shape import ConvShape
+from netc.backends.cuda.convolution.work import Filters, Images
+from netc.backends.cuda.emulator import EmulatedDevice
 from netc.errors import NetcError
 from tests.cuda.arrays import get, put, room
-from tests.cuda.convolutions import arrays_of, convolve, filter_gradient, input_gradient, shape_of
+from tests.cuda.convolutions import (
+    arrays_of,
+    check_close,
+    convolve,
+    filter_gradient,
+    input_gradient,
+    run_candidate,
+    shape_of,
+)
 from tests.cuda.rounding import ROUNDED
 
 pytestmark = [pytest.mark.cuda, pytest.mark.usefixtures("emulator")]
-
-
-def check_close(got: np.ndarray, wanted: np.ndarray, terms: int) -> None:
-    """Factors are rounded alike on both sides, so that only the fp32 sums of `terms` products differ."""
-    np.testing.assert_allclose(got, wanted, rtol=0, atol=2e-6 * max(1.0, np.sqrt(terms)) * 8)
-
-
-def run(device: EmulatedDevice, candidate: Candidate, shape: ConvShape, work: Images | Filters) -> None:
-    """Runs a direction with the workspace that it asks for."""
-    room_for = room(device, candidate.floats, name="workspace") if candidate.floats else None
-    candidate.bind(device, shape, replace(work, workspace=room_for))()
 
 
 def check_images(
@@ -60,7 +56,7 @@ def check_images(
     shift = put(device, shifts, "bias") if bias else None
     work = Images(put(device, source, "source"), put(device, w, "w"), target, shift, slope)
     plan = Plan.of(direction, tile.math, shape)
-    run(device, images_candidate(plan, tile), shape, work)
+    run_candidate(device, images_candidate(plan, tile), shape, work)
     check_close(get(device, target, wanted.shape), wanted, plan.packing.channels * plan.packing.taps)
 
 
@@ -76,7 +72,7 @@ def check_backward_weights(device: EmulatedDevice, tile: Tile, shape: ConvShape,
     x, w, dy = arrays_of(shape)
     dw = put(device, w, "dw")  # what the gradient is added to
     work = Filters(put(device, x, "x"), put(device, dy, "dy"), dw)
-    run(device, filters_candidate(shape, tile, shares), shape, work)
+    run_candidate(device, filters_candidate(shape, tile, shares), shape, work)
     rounded = ROUNDED[tile.math]
     wanted = w + filter_gradient(shape, rounded(x), rounded(dy))
     check_close(get(device, dw, wanted.shape), wanted, shape.n * shape.p * shape.q)
@@ -173,7 +169,7 @@ def test_the_same_run_gives_the_same_bits(fast: EmulatedDevice) -> None:
     for _ in range(2):
         dw = put(fast, w)
         candidate = filters_candidate(shape, TILES[1], shares=5)
-        run(fast, candidate, shape, Filters(put(fast, x), put(fast, dy), dw))
+        run_candidate(fast, candidate, shape, Filters(put(fast, x), put(fast, dy), dw))
         results.append(get(fast, dw))
     np.testing.assert_array_equal(*results)
 
@@ -191,7 +187,7 @@ def test_every_candidate_runs_with_the_workspace_that_it_asks_for(fast: Emulated
     ):
         for candidate in conv_mma.candidates(direction, fast, shape, math):
             fast.fill(dw)
-            run(fast, candidate, shape, work)
+            run_candidate(fast, candidate, shape, work)
             np.testing.assert_allclose(get(fast, target, wanted.shape), wanted, rtol=0, atol=0.2)
 
 

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from netc.backends.cuda import cupy_device, gemm
 from netc.backends.cuda.device import Product
+from netc.backends.cuda.gpu import cupy_device
 from netc.backends.cuda.open import open_device
+from netc.backends.cuda.products import gemm
 from netc.errors import NetcError
 from tests.cuda.stand_in_cupy import CudaError, DriverError, StandInCupy
 
@@ -145,7 +146,7 @@ def test_a_launch_gives_addresses_and_asks_for_large_shared_memory(monkeypatch: 
     device = open_device(0)
     a, b, c = (device.allocate(64 * 4, name) for name in "abc")
     tile = next(tile for tile in gemm.TILES if tile.math == "tf32" and tile.m == 128)
-    gemm.launch_gemm(device, Product(8, 8, 8, math="tf32"), a, b, c, tile=tile)
+    gemm.prepare_gemm(device, Product(8, 8, 8, math="tf32"), a, b, c, tile=tile)()
     ((name, symbol, grid, block, arguments, shared, most_shared),) = cupy.calls
     assert (name, symbol, grid, block) == ("launch", "_Z4some", (1, 1, 1), (256, 1, 1))
     assert arguments[4:6] == (np.uint64(a.address), np.uint64(b.address))

@@ -6,8 +6,8 @@ from itertools import product
 
 import pytest
 
-from netc.backends.cuda import dense
-from netc.backends.cuda.emulated_device import EmulatedDevice
+from netc.backends.cuda.emulator import EmulatedDevice
+from netc.backends.cuda.products import dense
 from netc.backends.form import Mode
 from tests.cuda.one_chain import OneChain, drawn
 

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from netc.backends.cuda import depthwise
-from netc.backends.cuda.conv_shape import ConvShape
-from netc.backends.cuda.emulated_device import EmulatedDevice
+from netc.backends.cuda.convolution import depthwise
+from netc.backends.cuda.convolution.shape import ConvShape
+from netc.backends.cuda.emulator import EmulatedDevice
 from tests.cuda.test_conv_kernels import check, shape_of
 
 pytestmark = [pytest.mark.cuda, pytest.mark.usefixtures("emulator")]

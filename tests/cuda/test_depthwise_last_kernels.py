@@ -8,10 +8,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from netc.backends.cuda import depthwise
-from netc.backends.cuda.conv_shape import ConvShape
-from netc.backends.cuda.conv_work import Filters, Images
-from netc.backends.cuda.emulated_device import EmulatedDevice
+from netc.backends.cuda.convolution import depthwise
+from netc.backends.cuda.convolution.shape import ConvShape
+from netc.backends.cuda.convolution.work import Filters, Images
+from netc.backends.cuda.emulator import EmulatedDevice
 from netc.backends.form import NHWC
 from tests.cuda.arrays import get, put, room
 from tests.cuda.test_conv_kernels import Case

@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from netc.backends.cuda import activation, fill
+from netc.backends.cuda.compilation import Variant
 from netc.backends.cuda.device import Product
-from netc.backends.cuda.emulated_device import EmulatedDevice, EmulatedEvent
+from netc.backends.cuda.emulator import EmulatedDevice
+from netc.backends.cuda.emulator.device import EmulatedEvent
 from netc.backends.cuda.emulator.findings import KernelFault
 from netc.backends.cuda.emulator.runtime import runtime
-from netc.backends.cuda.kernel import Variant
+from netc.backends.cuda.launching import fill
+from netc.backends.cuda.layers import activation
 from netc.backends.cuda.open import open_device
 from netc.errors import NetcError
 from tests.cuda.arrays import get, line_of, planted, put, room
@@ -58,10 +60,10 @@ def test_what_is_sent_must_be_waited_for(checked: EmulatedDevice) -> None:
     x, y, array = room(checked, 64, name="x"), room(checked, 64), pinned(checked, ONES)
     event = checked.send(x, array, checked.mark())
     with pytest.raises(KernelFault, match="uninitialised read"):
-        activation.forward(checked, "ReLU", x, y)
+        activation.prepare_forward(checked, "ReLU", x, y)()
     array.view(np.float32)[:] = 5
     event.wait()
-    activation.forward(checked, "ReLU", x, y)
+    activation.prepare_forward(checked, "ReLU", x, y)()
     np.testing.assert_array_equal(get(checked, y), 5 * ONES)
 
 
@@ -314,9 +316,9 @@ def test_what_a_capture_refuses(fast: EmulatedDevice, name: str, use: Callable[[
 
 def test_a_graph_runs_what_was_captured_with_what_memory_holds_then(device: EmulatedDevice) -> None:
     x, y, z = put(device, -ONES, "x"), put(device, 0 * ONES, "y"), room(device, 64, name="z")
-    activation.forward(device, "ReLU", x, z)  # loads the kernel
+    activation.prepare_forward(device, "ReLU", x, z)()  # loads the kernel
     with device.capture() as graphs:
-        activation.forward(device, "ReLU", x, y, 0.5)
+        activation.prepare_forward(device, "ReLU", x, y, (0.5,))()
         device.copy(z, y)
         device.fill(y)
     (graph,) = graphs

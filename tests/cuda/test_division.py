@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from netc.backends.cuda.division import divisor
+from netc.backends.cuda.launching.division import divisor
 
 
 @pytest.mark.parametrize("by", [1, 2, 3, 7, 49, 641, 3136, 65535, 65536, 2**31 - 1, 2**31, 2**32 - 1])

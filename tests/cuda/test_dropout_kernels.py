@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from netc.backends.cuda import dropout
-from netc.backends.cuda.emulated_device import EmulatedDevice
+from netc.backends.cuda.emulator import EmulatedDevice
+from netc.backends.cuda.layers import dropout
 from netc.backends.form import Mode
 from netc.proto import netc_pb2 as pb
 from tests.cuda.arrays import get, put, room

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from netc.backends.cuda import activation, fill
-from netc.backends.cuda.elementwise import THREADS
-from netc.backends.cuda.emulated_device import EmulatedDevice
+from netc.backends.cuda.emulator import EmulatedDevice
+from netc.backends.cuda.launching import fill
+from netc.backends.cuda.launching.elementwise import THREADS
+from netc.backends.cuda.layers import activation
 from netc.layer import Layer
 from tests.cuda.arrays import get, put, room
 from tests.layer.one_layer import OneLayer
@@ -52,10 +53,10 @@ def run(device: EmulatedDevice, name: str, x: np.ndarray, dy: np.ndarray, skew: 
     x_memory, dy_memory = put(device, x, "x", skew), put(device, dy, "dy", skew)
     y_memory = x_memory if in_place else room(device, len(x), name="y", skew=skew)
     dx_memory = dy_memory if in_place else room(device, len(x), name="dx", skew=skew)
-    activation.forward(device, kind, x_memory, y_memory, p, q)
+    activation.prepare_forward(device, kind, x_memory, y_memory, (p, q))()
     y = get(device, y_memory)
     # In place the bottom is gone: backward reads what forward left in its memory.
-    activation.backward(device, kind, x_memory, y_memory, dy_memory, dx_memory, p, q)
+    activation.prepare_backward(device, kind, x_memory, y_memory, dy_memory, dx_memory, (p, q))()
     return y, get(device, dx_memory)
 
 

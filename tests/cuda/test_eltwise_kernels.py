@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from netc.backends.cuda import eltwise, split
-from netc.backends.cuda.elementwise import THREADS
-from netc.backends.cuda.emulated_device import EmulatedDevice
+from netc.backends.cuda.emulator import EmulatedDevice
+from netc.backends.cuda.launching.elementwise import THREADS
+from netc.backends.cuda.layers import eltwise, split
 from netc.backends.form import Mode
 from tests.cuda.one_chain import OneChain, chain_of, drawn
 

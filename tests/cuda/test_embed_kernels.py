@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from netc.backends.cuda import embed
-from netc.backends.cuda.embed import embed_backward, embed_forward
-from netc.backends.cuda.emulated_device import EmulatedDevice
+from netc.backends.cuda.emulator import EmulatedDevice
+from netc.backends.cuda.layers import embed
+from netc.backends.cuda.layers.embed import embed_backward, embed_forward
 from tests.cuda.arrays import get, put, room
 from tests.cuda.one_chain import OneChain, drawn
 

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 import netc
-from netc.backends.cuda import fill
 from netc.backends.cuda.backend import CudaBackend
-from netc.backends.cuda.cupy_device import CupyDevice
-from netc.backends.cuda.emulated_device import EmulatedDevice
+from netc.backends.cuda.device import Allocation, Memory
+from netc.backends.cuda.emulator import EmulatedDevice
 from netc.backends.cuda.emulator.findings import KernelFault
-from netc.backends.cuda.memory import Allocation, Memory
+from netc.backends.cuda.gpu import CupyDevice
+from netc.backends.cuda.launching import fill
 from netc.backends.cuda.open import open_device
 from netc.errors import NetcError
 from tests.cuda.arrays import get, planted, put, room

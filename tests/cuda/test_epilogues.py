@@ -7,11 +7,12 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from netc.backends.cuda import conv, conv_last, conv_mma, depthwise, winograd
-from netc.backends.cuda.conv_last import WGMMA_TILES, images_candidate, plans
-from netc.backends.cuda.conv_shape import PLAIN_SIDES, ConvShape, Layouts
-from netc.backends.cuda.conv_work import MOMENTS, Candidate, Images
-from netc.backends.cuda.emulated_device import EmulatedDevice
+from netc.backends.cuda.convolution import conv, conv_last, conv_mma, depthwise, winograd
+from netc.backends.cuda.convolution.conv_last import WGMMA_TILES, images_candidate, plans
+from netc.backends.cuda.convolution.shape import PLAIN_SIDES, ConvShape, Layouts
+from netc.backends.cuda.convolution.work import Candidate, Images
+from netc.backends.cuda.emulator import EmulatedDevice
+from netc.backends.cuda.layers.bn import MOMENTS
 from netc.backends.form import NHWC, PLAIN
 from tests.cuda.arrays import get, put, room
 from tests.cuda.convolutions import arrays_of, convolve, shape_of

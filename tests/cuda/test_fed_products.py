@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from netc.backends.cuda.cubin import compile_variants
+from netc.backends.cuda.compilation.cubin import compile_variants
+from netc.backends.cuda.compilation.nvrtc import Nvrtc
 from netc.backends.cuda.device import Device
-from netc.backends.cuda.emulated_device import EmulatedDevice
+from netc.backends.cuda.emulator import EmulatedDevice
 from netc.backends.cuda.emulator.findings import KernelFault
-from netc.backends.cuda.nvrtc import Nvrtc
 from netc.errors import NetcError, NetcErrors
 from tests.cuda.arrays import PLANTED, get, planted, put, room
 from tests.cuda.wgmma_tiles import as_tiles

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
 
-from netc.backends.cuda import cupy_device
-from netc.backends.cuda.device import Device, Product
-from netc.backends.cuda.emulated_device import EmulatedDevice
-from netc.backends.cuda.gemm import TILES, Tile, choose_tile, copied_floats, launch_gemm
+from netc.backends.cuda.device import Device, Memory, Product
+from netc.backends.cuda.emulator import EmulatedDevice
+from netc.backends.cuda.gpu import cupy_device
+from netc.backends.cuda.products.gemm import TILES, Tile, choose_tile, copied_floats, prepare_gemm
 from netc.errors import NetcError
 from tests.cuda.arrays import get, put, room
 from tests.cuda.rounding import ROUNDED
@@ -34,7 +35,7 @@ def check_product(device: EmulatedDevice, tile: Tile, product: Product, skew: in
     bias_memory = put(device, bias, "bias") if product.bias else None
     # With beta = 0 nothing may read what C held, so nothing has written it.
     c_memory = put(device, c, "c") if product.beta else room(device, c.size, name="c")
-    launch_gemm(device, product, a_memory, b_memory, c_memory, bias_memory, tile)
+    prepare_gemm(device, product, a_memory, b_memory, c_memory, bias_memory, tile)()
     seen = ROUNDED[tile.math]
     left = seen(a).astype(np.float64).transpose(0, 2, 1) if product.trans_a else seen(a).astype(np.float64)
     right = seen(b).astype(np.float64).transpose(0, 2, 1) if product.trans_b else seen(b).astype(np.float64)
@@ -93,9 +94,9 @@ def test_bias_relu_and_batches_in_one_launch(device: EmulatedDevice, tile: Tile)
 def test_a_bias_that_was_not_announced_is_refused(fast: EmulatedDevice) -> None:
     a = room(fast, 16)
     with pytest.raises(NetcError, match="bias of a matrix product is not as announced"):
-        launch_gemm(fast, Product(4, 4, 4), a, a, room(fast, 16), bias=a)
+        prepare_gemm(fast, Product(4, 4, 4), a, a, room(fast, 16), bias=a)
     with pytest.raises(NetcError, match="bias of a matrix product is not as announced"):
-        launch_gemm(fast, Product(4, 4, 4, bias="row"), a, a, room(fast, 16))
+        prepare_gemm(fast, Product(4, 4, 4, bias="row"), a, a, room(fast, 16))
 
 
 def test_four_floats_are_copied_at_once_only_where_rows_and_addresses_allow(fast: EmulatedDevice) -> None:
@@ -137,7 +138,11 @@ def test_cublas_is_asked_for_plain_products(monkeypatch: pytest.MonkeyPatch, mat
 def test_more_than_a_product_is_one_of_our_own_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     device, calls = cupy_device_with_cublas(monkeypatch)
     launched: list[Product] = []
-    monkeypatch.setattr(cupy_device, "launch_gemm", lambda _, product, *memories: launched.append(product))
+
+    def prepare(device: Device, product: Product, *memories: Memory | None) -> Callable[[], None]:
+        return partial(launched.append, product)
+
+    monkeypatch.setattr(cupy_device, "prepare_gemm", prepare)
     memory = device.allocate(64)
     products = [Product(4, 4, 4, bias="row"), Product(4, 4, 4, relu=0.0)]
     device.gemm(products[0], memory, memory, memory, memory)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from netc.backends.cuda.backend import CudaBackend
-from netc.backends.cuda.emulated_device import EmulatedDevice
+from netc.backends.cuda.emulator import EmulatedDevice
 from tests.layer.golden_case import FOLDER, GoldenCase, GoldenRun, all_cases
 
 pytestmark = pytest.mark.cuda

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from netc.backends.cuda.backend import CudaBackend
-from netc.backends.cuda.emulated_device import EmulatedDevice
+from netc.backends.cuda.emulator import EmulatedDevice
 from netc.solver import Solver
 from tests.solver.golden_case import CASES, CASES_WITH_SNAPSHOTS, GOLDEN, assert_close, load, parameters
 

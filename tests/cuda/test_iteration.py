@@ -15,14 +15,13 @@ from google.protobuf import text_format
 from netc.backends.backend import Backend
 from netc.backends.cpu import CpuBackend
 from netc.backends.cuda.backend import CudaBackend
-from netc.backends.cuda.cupy_device import CupyGraph
 from netc.backends.cuda.device import Device
-from netc.backends.cuda.emulated_device import EmulatedGraph
 from netc.backends.loss_scale import LossScale
 from netc.errors import NetcError
 from netc.proto import netc_pb2 as pb
 from netc.runtime import Net
 from netc.solver import Hook, Solver
+from tests.cuda.counted import Counted
 from tests.cuda.test_training import lenet
 from tests.solver.small_run import make_small_run
 
@@ -94,44 +93,6 @@ def trained(solver: Solver, iterations: int = ITERATIONS) -> list[np.ndarray]:
 def assert_same(found: list[np.ndarray], wanted: list[np.ndarray]) -> None:
     for one, other in zip(found, wanted, strict=True):
         np.testing.assert_array_equal(one, other)
-
-
-class Counted:
-    """What a device is asked for."""
-
-    def __init__(self, device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.counts = dict.fromkeys(("replay", "_launch", "_upload", "_download", "_fill"), 0)
-        self._patch = monkeypatch
-        for name in self.counts:
-            for kind in (EmulatedGraph, CupyGraph) if name == "replay" else (type(device),):
-                self._count(kind, name)
-
-    def _count(self, kind: type, name: str) -> None:
-        method = getattr(kind, name)
-
-        def counted(*arguments: Any) -> Any:
-            self.counts[name] += 1
-            return method(*arguments)
-
-        self._patch.setattr(kind, name, counted)
-
-    def of(self, work: Callable[[], None]) -> dict[str, int]:
-        """How often each thing is asked for by this work; what is not asked for is left out."""
-        before = dict(self.counts)
-        work()
-        return {name: count - before[name] for name, count in self.counts.items() if count > before[name]}
-
-
-@pytest.fixture
-def counted(fast: Device, monkeypatch: pytest.MonkeyPatch) -> Counted:
-    return Counted(fast, monkeypatch)
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working folder of a test."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 def without_data(net: pb.NetParameter) -> str:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from netc.backends.cuda.device import Device, Event
-from netc.backends.cuda.emulated_device import EmulatedDevice
-from netc.backends.cuda.journal import AHEAD, NUMBERS, ROWS, DeviceJournal
+from netc.backends.cuda.emulator import EmulatedDevice
+from netc.backends.cuda.iteration.journal import AHEAD, NUMBERS, ROWS, DeviceJournal
 from netc.layer import Array
 
 pytestmark = [pytest.mark.cuda, pytest.mark.usefixtures("emulator")]

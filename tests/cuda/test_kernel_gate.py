@@ -8,13 +8,14 @@ import pytest
 
 import kernel_gate
 from kernel_gate import PROCESSORS, Row, build_all, occupancy, usual_architectures
-from netc.backends.cuda import conv, depthwise, gemm, resources, winograd
-from netc.backends.cuda.cubin import build_cubin, kernel_symbol
-from netc.backends.cuda.elf import FUNCTION, LOCAL, Elf
+from netc.backends.cuda.compilation import Variant, resources
+from netc.backends.cuda.compilation.cubin import build_cubin, kernel_symbol
+from netc.backends.cuda.compilation.elf import FUNCTION, LOCAL, Elf
+from netc.backends.cuda.compilation.nvrtc import Nvrtc
+from netc.backends.cuda.compilation.resources import Resources, check_registers, known_resources, read_log
+from netc.backends.cuda.convolution import conv, depthwise, winograd
 from netc.backends.cuda.families import ALL_VARIANTS
-from netc.backends.cuda.kernel import Variant
-from netc.backends.cuda.nvrtc import Nvrtc
-from netc.backends.cuda.resources import Resources, check_registers, known_resources, read_log
+from netc.backends.cuda.products import gemm
 from netc.errors import NetcError
 
 pytestmark = pytest.mark.cuda

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from netc.backends.cuda import activation, axpy, concat, dropout, eltwise, scale, split
-from netc.backends.cuda.arrays import empty_like
 from netc.backends.cuda.backend import CudaBackend
-from netc.backends.cuda.emulated_device import EmulatedDevice
+from netc.backends.cuda.device.arrays import empty_like
+from netc.backends.cuda.emulator import EmulatedDevice
+from netc.backends.cuda.layers import activation, axpy, concat, dropout, eltwise, scale, split
 from netc.backends.form import NHWC, PLAIN, Mode
 from netc.backends.layout import insert_reorder, lay_out, view
 from netc.errors import NetcError

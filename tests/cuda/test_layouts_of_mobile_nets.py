@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from google.protobuf import text_format
 
-from netc.backends.cuda.emulated_device import EmulatedDevice
+from netc.backends.cuda.emulator import EmulatedDevice
 from netc.backends.form import NHWC, PLAIN
 from netc.backends.layout import Reorder
 from netc.proto import netc_pb2 as pb

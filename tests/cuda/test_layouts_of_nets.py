@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from netc.backends.cuda import timings
 from netc.backends.cuda.backend import CudaBackend
-from netc.backends.cuda.emulated_device import EmulatedDevice
-from netc.backends.cuda.recording import Recording
+from netc.backends.cuda.emulator import EmulatedDevice
+from netc.backends.cuda.iteration.recording import Recording
 from netc.backends.form import NHWC, PLAIN
 from netc.graph import Build, Graph, State, build_graph
 from netc.passes import run_passes
@@ -208,9 +207,8 @@ def test_only_a_device_with_a_clock_compares_layouts(fast: EmulatedDevice) -> No
 
 
 def test_the_kernels_of_a_layout_are_compiled_before_the_first_is_timed(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, timings_folder: Path
 ) -> None:
-    monkeypatch.setattr(timings, "cache_folder", lambda kind: tmp_path)
     device, begun = ClockedDevice(), []
 
     def elapsed(run: Callable[[], None]) -> float:

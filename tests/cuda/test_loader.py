@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from netc.backends.cuda import loader
-from netc.backends.cuda.emulated_device import EmulatedDevice
-from netc.backends.cuda.kernel import Variant
-from netc.backends.cuda.loader import Loader
+from netc.backends.cuda.compilation import Variant, loader
+from netc.backends.cuda.compilation.loader import Loader
+from netc.backends.cuda.emulator import EmulatedDevice
 from netc.errors import NetcError
 from tests.cuda.arrays import get, planted, room
 

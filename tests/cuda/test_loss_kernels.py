@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from netc.backends.cuda import loss_form
-from netc.backends.cuda.emulated_device import EmulatedDevice
+from netc.backends.cuda.emulator import EmulatedDevice
+from netc.backends.cuda.layers import loss_form
 from netc.backends.form import Mode
 from netc.errors import NetcError
 from netc.proto import netc_pb2 as pb

@@ -12,11 +12,12 @@ import pytest
 
 from netc.backends.cuda.backend import CudaBackend
 from netc.backends.cuda.device import Device
-from netc.backends.cuda.journal import ROWS
+from netc.backends.cuda.iteration.journal import ROWS
 from netc.backends.loss_scale import LossScale
 from netc.errors import NetcError
 from netc.solver import Hook, Solver
-from tests.cuda.test_iteration import BODY, DATA, SCORES, Counted, make_solver
+from tests.cuda.counted import Counted
+from tests.cuda.test_iteration import BODY, DATA, SCORES, make_solver
 
 pytestmark = [pytest.mark.cuda, pytest.mark.usefixtures("emulator")]
 
@@ -35,18 +36,6 @@ layer { name: "second" type: "SigmoidCrossEntropyLoss" bottom: "ip" bottom: "tar
   loss_weight: 0.3 }
 """
 )
-
-
-@pytest.fixture
-def counted(fast: Device, monkeypatch: pytest.MonkeyPatch) -> Counted:
-    return Counted(fast, monkeypatch)
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working folder of a test."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 class Asking(Hook):

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from netc.backends.cuda import lrn
-from netc.backends.cuda.emulated_device import EmulatedDevice
+from netc.backends.cuda.emulator import EmulatedDevice
+from netc.backends.cuda.layers import lrn
 from netc.backends.form import NHWC, PLAIN, Mode
 from tests.cuda.arrays import get, put, room
 from tests.cuda.one_chain import OneChain, chain_of, drawn

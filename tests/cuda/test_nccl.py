@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from netc.backends.cuda.cupy_device import CupyDevice
+from netc.backends.cuda.gpu import CupyDevice
+from netc.backends.cuda.gpu.nccl import NcclCollective, join_gpus
 from netc.backends.cuda.join import join
-from netc.backends.cuda.nccl import NcclCollective, join_gpus
 from netc.errors import NetcError
 from tests.cuda.stand_in_cupy import StandInCupy
 

@@ -7,7 +7,7 @@ import pytest
 from google.protobuf import text_format
 
 from netc.backends.cuda.backend import CudaBackend
-from netc.backends.cuda.emulated_device import EmulatedDevice
+from netc.backends.cuda.emulator import EmulatedDevice
 from netc.proto import netc_pb2 as pb
 from netc.runtime.net import Net
 from tests.cuda.one_chain import drawn

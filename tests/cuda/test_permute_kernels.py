@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from netc.backends.cuda import permute
-from netc.backends.cuda.emulated_device import EmulatedDevice
-from netc.backends.cuda.permute import Axis, copy_strided, merged, permuted
+from netc.backends.cuda.emulator import EmulatedDevice
+from netc.backends.cuda.layers import permute
+from netc.backends.cuda.layers.permute import Axis, copy_strided, merged, permuted
 from netc.backends.form import NHWC, PLAIN, Mode
 from tests.cuda.arrays import get, put, room
 from tests.cuda.one_chain import OneChain, chain_of, drawn

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from netc.backends.cuda.emulated_device import EmulatedDevice
+from netc.backends.cuda.device import Memory
+from netc.backends.cuda.emulator import EmulatedDevice
 from netc.backends.cuda.emulator.findings import KernelFault
-from netc.backends.cuda.memory import Memory
 from netc.errors import NetcErrors
 from tests.cuda.arrays import line_of, planted, put, room
 

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from netc.backends.cuda import pool
-from netc.backends.cuda.emulated_device import EmulatedDevice
-from netc.backends.cuda.pool import PoolShape
+from netc.backends.cuda.emulator import EmulatedDevice
+from netc.backends.cuda.layers import pool
+from netc.backends.cuda.layers.pool import PoolShape
 from netc.backends.form import NHWC
 from netc.proto import netc_pb2 as pb
 from tests.cuda.arrays import get, put, room

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from netc.backends.cuda import dense, product_choice, timings
 from netc.backends.cuda.device import Product
-from netc.backends.cuda.emulated_device import EmulatedDevice
-from netc.backends.cuda.gemm import tiles_for
-from netc.backends.cuda.product_choice import choose_product, ways_of
+from netc.backends.cuda.emulator import EmulatedDevice
+from netc.backends.cuda.products import choice as product_choice
+from netc.backends.cuda.products import dense
+from netc.backends.cuda.products.choice import choose_product, ways_of
+from netc.backends.cuda.products.gemm import tiles_for
+from netc.backends.cuda.tuning import timings
 from netc.backends.form import Mode
 from tests.cuda.arrays import get, put
 from tests.cuda.clocked import ClockedDevice
@@ -30,14 +31,6 @@ PRODUCTS = (
     Product(70, 9, 20, bias="row", relu=0.25),
     Product(70, 9, 20, relu=0),
 )
-
-
-@pytest.fixture
-def clocked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ClockedDevice]:
-    monkeypatch.setattr(timings, "cache_folder", lambda kind: tmp_path)
-    device = ClockedDevice()
-    yield device
-    device.close()
 
 
 @pytest.mark.parametrize("product", PRODUCTS)

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from netc.backends.cuda import recurrent
-from netc.backends.cuda.emulated_device import EmulatedDevice
+from netc.backends.cuda.emulator import EmulatedDevice
+from netc.backends.cuda.layers import recurrent
 from netc.backends.form import Mode
 from tests.cuda.one_chain import OneChain, drawn
 

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from netc.backends.cuda import reduce
-from netc.backends.cuda.emulated_device import EmulatedDevice
-from netc.backends.cuda.reduce import Sums, sum_channels, sum_middle
+from netc.backends.cuda.emulator import EmulatedDevice
+from netc.backends.cuda.layers import reduce
+from netc.backends.cuda.layers.reduce import Sums, sum_channels, sum_middle
 from tests.cuda.arrays import get, put, room
 from tests.cuda.one_chain import OneChain, drawn
 

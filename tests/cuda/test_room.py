@@ -9,7 +9,7 @@ import pytest
 from google.protobuf import text_format
 
 from netc.backends.cuda.backend import CudaBackend
-from netc.backends.cuda.emulated_device import EmulatedDevice
+from netc.backends.cuda.emulator import EmulatedDevice
 from netc.errors import NetcError
 from netc.proto import netc_pb2 as pb
 from netc.runtime import Net

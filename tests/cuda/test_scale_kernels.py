@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from netc.backends.cuda import scale
-from netc.backends.cuda.emulated_device import EmulatedDevice
+from netc.backends.cuda.emulator import EmulatedDevice
+from netc.backends.cuda.layers import scale
 from netc.backends.form import Mode
 from tests.cuda.one_chain import OneChain, drawn
 

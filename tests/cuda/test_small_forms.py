@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from netc.backends.cuda import axpy, crop, tile
-from netc.backends.cuda.emulated_device import EmulatedDevice
+from netc.backends.cuda.emulator import EmulatedDevice
+from netc.backends.cuda.layers import axpy, crop, tile
 from netc.backends.form import NHWC, PLAIN, Mode
 from tests.cuda.one_chain import OneChain, chain_of, drawn
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from netc.backends.cuda import softmax
-from netc.backends.cuda.emulated_device import EmulatedDevice
-from netc.backends.cuda.softmax import Scores
+from netc.backends.cuda.emulator import EmulatedDevice
+from netc.backends.cuda.layers import softmax
+from netc.backends.cuda.layers.softmax import Scores
 from netc.backends.form import NHWC
 from tests.cuda.arrays import get, put, room
 from tests.cuda.one_chain import OneChain, drawn

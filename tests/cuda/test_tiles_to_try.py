@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from netc.backends.cuda import gemm
-from netc.backends.cuda.gemm import Tile
-from netc.backends.cuda.tiles_to_try import without_padding, worth_trying
+from netc.backends.cuda.products import gemm
+from netc.backends.cuda.products.gemm import Tile
+from netc.backends.cuda.tuning.tiles_to_try import without_padding, worth_trying
 
 LARGE, MIDDLE, SMALL = TILES = [Tile("fp32", m, n, 8, 8, 8) for m, n in ((128, 128), (128, 64), (64, 64))]
 PROCESSORS = 100

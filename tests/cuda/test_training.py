@@ -11,8 +11,8 @@ from google.protobuf import text_format
 from netc.backends.backend import Backend
 from netc.backends.cpu import CpuBackend
 from netc.backends.cuda.backend import CudaBackend
-from netc.backends.cuda.emulated_device import EmulatedDevice
-from netc.backends.cuda.recording import Recording
+from netc.backends.cuda.emulator import EmulatedDevice
+from netc.backends.cuda.iteration.recording import Recording
 from netc.backends.loss_scale import PATIENCE, LossScale
 from netc.proto import netc_pb2 as pb
 from netc.pycaffe.net_spec import NetSpec, layers, params

@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 from google.protobuf import text_format
 
-from netc.backends.cuda import timings
 from netc.backends.cuda.backend import CudaBackend
-from netc.backends.cuda.emulated_device import EmulatedDevice
-from netc.backends.cuda.kernel import Variant
-from netc.backends.cuda.timings import Timings
+from netc.backends.cuda.compilation import Variant
+from netc.backends.cuda.emulator import EmulatedDevice
+from netc.backends.cuda.tuning.timings import Timings
 from netc.errors import NetcError
 from netc.proto import netc_pb2 as pb
 from netc.solver import Solver
@@ -30,12 +29,6 @@ class CountingDevice(ClockedDevice):
         grid = arguments[1]
         self.now += 1e-4 * np.prod(grid)  # type: ignore[arg-type]
         super()._run_launch(*arguments)  # type: ignore[arg-type]
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(timings, "cache_folder", lambda kind: tmp_path)
-    return tmp_path
 
 
 def make_solver(device: EmulatedDevice, deterministic: bool = False) -> Solver:
@@ -55,7 +48,7 @@ def losses_of(solver: Solver) -> list[float]:
     return losses
 
 
-def test_a_tuned_net_trains_as_one_that_is_not(folder: Path) -> None:
+def test_a_tuned_net_trains_as_one_that_is_not(timings_folder: Path) -> None:
     device = CountingDevice()
     tuned = losses_of(make_solver(device))
     known = Timings(device.properties)._read()
@@ -66,9 +59,9 @@ def test_a_tuned_net_trains_as_one_that_is_not(folder: Path) -> None:
     assert again.now < device.now
 
 
-def test_a_deterministic_net_is_never_tuned(folder: Path) -> None:
+def test_a_deterministic_net_is_never_tuned(timings_folder: Path) -> None:
     losses = losses_of(make_solver(CountingDevice(), deterministic=True))
-    assert not list(folder.iterdir())
+    assert not list(timings_folder.iterdir())
     assert losses == losses_of(make_solver(EmulatedDevice(), deterministic=True))
 
 
@@ -84,7 +77,7 @@ def test_kernels_are_loaded_when_a_net_is_made(fast: EmulatedDevice) -> None:
 
 
 def test_a_net_to_be_tuned_has_its_kernels_compiled_before_the_first_is_timed(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    timings_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So that those of all layers are compiled at the same time."""
     device, begun = CountingDevice(), []
@@ -100,7 +93,7 @@ def test_a_net_to_be_tuned_has_its_kernels_compiled_before_the_first_is_timed(
 
 
 def test_what_fails_in_a_rehearsal_fails_when_it_matters(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    timings_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A kernel that does not compile leaves the rule's choice where it is not that one."""
     device, build = CountingDevice(), EmulatedDevice._build

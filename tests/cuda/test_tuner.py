@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from netc.backends.cuda import timings
-from netc.backends.cuda.emulated_device import EmulatedDevice
-from netc.backends.cuda.memory import Memory
-from netc.backends.cuda.timings import Timings
-from netc.backends.cuda.tuner import choose
+from netc.backends.cuda.device import Memory
+from netc.backends.cuda.emulator import EmulatedDevice
+from netc.backends.cuda.tuning import choose, timings
+from netc.backends.cuda.tuning.timings import Timings
 from netc.backends.form import Mode, Run
 from netc.errors import NetcError
 from tests.cuda.clocked import ClockedDevice
 
-pytestmark = [pytest.mark.cuda, pytest.mark.usefixtures("emulator", "own_cache")]
+pytestmark = [pytest.mark.cuda, pytest.mark.usefixtures("emulator", "timings_folder")]
 
 SIZES = {"x": 64, "y": 20}
 
@@ -48,18 +47,6 @@ class Ways:
     def _work(self, name: str) -> None:
         self.runs += 1
         self.device.now += self.seconds[name]
-
-
-@pytest.fixture
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timings, "cache_folder", lambda kind: tmp_path)
-
-
-@pytest.fixture
-def clocked(emulator: None) -> Iterator[ClockedDevice]:
-    device = ClockedDevice()
-    yield device
-    device.close()
 
 
 def test_the_fastest_way_is_taken(clocked: ClockedDevice) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from netc.backends.cuda import update as kernels
-from netc.backends.cuda.emulated_device import EmulatedDevice
-from netc.backends.cuda.memory import Memory
+from netc.backends.cuda.device import Memory
+from netc.backends.cuda.emulator import EmulatedDevice
+from netc.backends.cuda.iteration import update as kernels
 from netc.backends.loss_scale import LEAST, MOST, PATIENCE, LossScale
 from netc.proto import netc_pb2 as pb
 from netc.solver.rules import RULES

@@ -7,12 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from netc.backends.cuda import winograd
-from netc.backends.cuda.conv_shape import ConvShape
-from netc.backends.cuda.conv_work import Images
+from netc.backends.cuda.convolution import winograd
+from netc.backends.cuda.convolution.shape import ConvShape
+from netc.backends.cuda.convolution.winograd import Sides
+from netc.backends.cuda.convolution.work import Images
 from netc.backends.cuda.device import DeviceProperties
-from netc.backends.cuda.emulated_device import EmulatedDevice
-from netc.backends.cuda.winograd import Sides
+from netc.backends.cuda.emulator import EmulatedDevice
 from netc.errors import NetcError
 from tests.cuda.arrays import get, put, room
 from tests.cuda.convolutions import arrays_of, convolve, input_gradient, shape_of

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from netc.backends.cuda.emulated_device import EmulatedDevice
-from netc.backends.cuda.kernel import Variant
+from netc.backends.cuda.compilation import Variant
+from netc.backends.cuda.emulator import EmulatedDevice
 from netc.errors import NetcError
 from tests.cuda.arrays import get, put, room
 from tests.cuda.rounding import ROUNDED

@@ -11,8 +11,7 @@ import bench_compile
 from bench import compiling_device
 from bench.compiling_device import CompilingDevice
 from bench.nets import net_named
-from netc.backends.cuda import timings
-from netc.backends.cuda.kernel import Variant
+from netc.backends.cuda.compilation import Variant
 
 
 class NoCompiler:
@@ -32,7 +31,7 @@ def built(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Variant]:
     monkeypatch.setattr(compiling_device, "Nvrtc", NoCompiler)
     monkeypatch.setattr(CompilingDevice, "_build", build)
     monkeypatch.setattr(CompilingDevice, "_open", lambda *_: "a kernel")
-    monkeypatch.setattr(timings, "cache_folder", lambda kind: tmp_path)
+    monkeypatch.setenv("NETC_CACHE_DIR", str(tmp_path))
     return asked
 
 

@@ -9,12 +9,21 @@ from types import ModuleType
 
 import numpy as np
 
-from netc.backends.cuda.arrays import Owner
-from netc.backends.cuda.cubin import build_cubin, kernel_symbol
-from netc.backends.cuda.device import Argument, Device, DeviceProperties, Event, Graph, Grid, Product
-from netc.backends.cuda.kernel import Kernel, Variant
-from netc.backends.cuda.memory import Allocation, Memory
-from netc.backends.cuda.nvrtc import Nvrtc
+from netc.backends.cuda.compilation import Kernel, Variant
+from netc.backends.cuda.compilation.cubin import build_cubin, kernel_symbol
+from netc.backends.cuda.compilation.nvrtc import Nvrtc
+from netc.backends.cuda.device import (
+    Allocation,
+    Argument,
+    Device,
+    DeviceProperties,
+    Event,
+    Graph,
+    Grid,
+    Memory,
+    Product,
+)
+from netc.backends.cuda.device.arrays import Owner
 
 # Processors, bytes of memory and bytes of shared memory of a block, by compute capability: the largest GPU's.
 # (CUDA C++ Programming Guide, "Technical Specifications per Compute Capability"; NVIDIA's data sheets)

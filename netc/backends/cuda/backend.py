@@ -10,18 +10,18 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from netc.backends.backend import Backend
-from netc.backends.cuda.arrays import empty_like, in_memory_order, is_turned
-from netc.backends.cuda.batches import BatchFeed, Pinned, can_send
 from netc.backends.cuda.device import Device
-from netc.backends.cuda.device_form import fits
+from netc.backends.cuda.device.arrays import empty_like, in_memory_order, is_turned
+from netc.backends.cuda.device.form import fits
+from netc.backends.cuda.device.host_views import HostViews
 from netc.backends.cuda.families import FORMS
-from netc.backends.cuda.feeding import ImageFeed, Staging, can_feed
-from netc.backends.cuda.host_views import HostViews
-from netc.backends.cuda.journal import DeviceJournal
-from netc.backends.cuda.recording import record_steps
-from netc.backends.cuda.reorder import ReorderForm
-from netc.backends.cuda.timings import sources_of_all_kernels
-from netc.backends.cuda.update import DeviceUpdate
+from netc.backends.cuda.iteration.batches import BatchFeed, Pinned, can_send
+from netc.backends.cuda.iteration.feeding import ImageFeed, Staging, can_feed
+from netc.backends.cuda.iteration.journal import DeviceJournal
+from netc.backends.cuda.iteration.recording import record_steps
+from netc.backends.cuda.iteration.update import DeviceUpdate
+from netc.backends.cuda.layers.reorder import ReorderForm
+from netc.backends.cuda.tuning.timings import sources_of_all_kernels
 from netc.backends.form import NHWC, PLAIN, Form, Maker, Mode, Run
 from netc.backends.journal import Journal
 from netc.backends.step import Step

@@ -6,21 +6,25 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
 from typing import Final
 
-from netc.backends.cuda.kernel import Variant
+from netc.backends.cuda.compilation import Variant
 from netc.backends.form import Maker
 
-# Modules beside this one. Those with kernels have VARIANTS, a table or its rows; those with forms have FORMS.
-NAMES: Final = (
-    *("conv", "conv_mma", "winograd", "depthwise", "depthwise_last", "channel_sum", "conv_form"),
-    *("conv_last_images", "conv_last", "conv_last_weights"),
-    *("gemm", "dense"),
-    *("pool", "lrn", "bn", "bn_form", "conv_bn_form", "softmax", "loss", "loss_form"),
-    *("activation", "dropout", "stream"),
-    *("eltwise", "scale", "reduce", "axpy", "split"),
-    *("concat", "crop", "permute", "tile", "im2col", "embed"),
-    *("recurrent_steps", "recurrent"),
-    *("fill", "update", "augment", "journal"),
-)
+# Modules by their rooms. Those with kernels have VARIANTS, a table or its rows; those with forms have FORMS.
+ROOMS: Final[Mapping[str, Sequence[str]]] = {
+    "convolution": (
+        *("conv", "conv_mma", "winograd", "depthwise", "depthwise_last", "channel_sum", "form", "bn_form"),
+        *("conv_last_images", "conv_last", "conv_last_weights"),
+    ),
+    "products": ("gemm", "dense"),
+    "layers": (
+        *("pool", "lrn", "bn", "bn_form", "softmax", "loss", "loss_form", "activation", "dropout"),
+        *("eltwise", "scale", "reduce", "axpy", "split"),
+        *("concat", "crop", "permute", "tile", "im2col", "embed", "recurrent_steps", "recurrent"),
+    ),
+    "launching": ("fill", "stream"),
+    "iteration": ("update", "augment", "journal"),
+}
+NAMES: Final = tuple(f"{room}.{name}" for room, names in ROOMS.items() for name in names)
 
 
 def _rows(table: Mapping[object, Variant] | Sequence[Variant]) -> Iterable[Variant]:

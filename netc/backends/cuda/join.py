@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from netc.backends.cuda.collectives import Collective
-from netc.backends.cuda.cupy_device import CupyDevice
 from netc.backends.cuda.device import Device
-from netc.backends.cuda.emulated_collectives import join_emulated
-from netc.backends.cuda.emulated_device import EmulatedDevice
-from netc.backends.cuda.nccl import join_gpus
+from netc.backends.cuda.device.collectives import Collective
+from netc.backends.cuda.emulator import EmulatedDevice
+from netc.backends.cuda.emulator.collectives import join_emulated
+from netc.backends.cuda.gpu import CupyDevice
+from netc.backends.cuda.gpu.nccl import join_gpus
 from netc.errors import NetcError
 
 PATIENCE_SECONDS: Final = 120.0

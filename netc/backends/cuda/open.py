@@ -20,7 +20,7 @@ def open_device(choice: str | int, *, check: bool = False) -> Device:
     text = str(choice).strip()
     emulated = EMULATED.fullmatch(text)
     if emulated:
-        from netc.backends.cuda.emulated_device import EmulatedDevice
+        from netc.backends.cuda.emulator import EmulatedDevice
 
         return EmulatedDevice(int(emulated[1] or 0), check=check)
     if text == "all" or "," in text:
@@ -32,6 +32,6 @@ def open_device(choice: str | int, *, check: bool = False) -> Device:
         )
     if not text.isdecimal():
         raise NetcError("this names no device", expected=EXPECTED, found=repr(text))
-    from netc.backends.cuda.cupy_device import CupyDevice
+    from netc.backends.cuda.gpu import CupyDevice
 
     return CupyDevice(int(text))

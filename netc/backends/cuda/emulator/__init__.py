@@ -15,3 +15,7 @@ memory accesses; of a word the last writer and two readers are remembered; a loc
 holds a pattern but is not reported; a kernel that never ends is not stopped; timing, bank conflicts and
 overlap are not modelled.
 """
+
+from netc.backends.cuda.emulator.device import EmulatedDevice
+
+__all__ = ["EmulatedDevice"]

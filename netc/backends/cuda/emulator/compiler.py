@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from netc.backends.cache_folder import cache_folder
-from netc.backends.cuda.kernel import Variant
-from netc.backends.cuda.sources import digest, included_files, source_digest
+from netc.backends.cuda.compilation import Variant
+from netc.backends.cuda.compilation.sources import digest, included_files, source_digest
 from netc.cores import cores_allowed
 from netc.errors import Location, NetcError
 from netc.kernels_folder import kernels_folder

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from netc.backends.cuda.compilation import Variant
 from netc.backends.cuda.emulator.library import KernelLibrary
 from netc.backends.cuda.emulator.runtime import Report
-from netc.backends.cuda.kernel import Variant
 from netc.errors import Location, NetcError
 
 WARP = 32

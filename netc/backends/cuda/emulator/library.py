@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from netc.backends.cuda.elf import IN_MEMORY, OBJECT, WRITABLE, Elf
+from netc.backends.cuda.compilation.elf import IN_MEMORY, OBJECT, WRITABLE, Elf
 from netc.errors import Location
 
 LOCAL_STATIC = "_ZZ"  # how the mangled names of a function's static variables begin

@@ -1,0 +1,5 @@
+"""GPUs through CuPy."""
+
+from netc.backends.cuda.gpu.cupy_device import CupyDevice
+
+__all__ = ["CupyDevice"]

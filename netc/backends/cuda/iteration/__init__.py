@@ -1,0 +1,1 @@
+"""What an iteration needs besides its layers: batches on their way up, updates, journal and recording."""
