@@ -54,6 +54,8 @@ class ClockedBackend(CpuBackend):
 
     @staticmethod
     def name_of(step: Step) -> str:
+        if step.direction == "update":
+            return "update"
         return step.form.node.type if step.form.variant == "reference" else "steps"
 
     def clocked(self, name: str, run: Callable[[], None]) -> Callable[[], None]:
@@ -64,20 +66,6 @@ class ClockedBackend(CpuBackend):
             self.runs += 1
 
         return timed
-
-    def make_update(self, *arguments: Any) -> Any:
-        update = super().make_update(*arguments)
-        return update and ClockedUpdate(update, self.clocked("update", update.run))
-
-
-class ClockedUpdate:
-    """An update whose run is another."""
-
-    def __init__(self, update: Any, run: Callable[[], None]) -> None:
-        self._update, self.run = update, run
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._update, name)
 
 
 def main() -> int:

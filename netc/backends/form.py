@@ -16,10 +16,11 @@ from typing import Any
 
 from netc.errors import NetcError
 from netc.graph import Node, Param, Value
-from netc.layer import Buffers, Scratch, SourceLayer
+from netc.layer import Array, Buffers, Scratch, SourceLayer
 from netc.layer.base import Indices
 
 Run = Callable[[], None]  # one piece of work on arrays that were bound before
+PieceUse = Callable[[Array], Sequence[Run]]  # of an array that holds one piece after another: a run for each
 NO_SCRATCH: Mapping[str, Scratch] = {}
 
 PLAIN = "plain"  # row-major in the order of the shape
@@ -63,7 +64,8 @@ class Form:
     reads; bottom_layouts, top_layouts: how they lie, None for plain everywhere; capturable: whether its work
     may be recorded once and replayed, which needs that no decision is made on the host and nothing is copied
     from or to it; runs_on_xp: whether its work consists of functions of `xp`; writes_fresh: whether it writes
-    the parameters' gradients that are `fresh`, where otherwise they are zeroed first and added to.
+    the parameters' gradients that are `fresh`, where otherwise they are zeroed first and added to;
+    gives_in_pieces: the parameters whose gradients `backward_in_pieces` does not leave anywhere as a whole.
     """
 
     variant: str = "reference"
@@ -77,6 +79,7 @@ class Form:
     capturable: bool = True
     runs_on_xp: bool = False
     writes_fresh: bool = False
+    gives_in_pieces: Sequence[int] = ()
 
     def __init__(self, nodes: Sequence[Node]) -> None:
         self.nodes = tuple(nodes)
@@ -121,6 +124,12 @@ class Form:
 
     def backward(self, b: Buffers) -> Run | None:
         """The work of the backward pass: writes `b.bottom_grads`, adds to `b.param_grads`."""
+        raise NotImplementedError
+
+    def backward_in_pieces(self, b: Buffers, uses: Mapping[int, PieceUse]) -> Run:
+        """As `backward`, but each of these parameters' gradients is given one piece of its flat array after
+        another, in an array that is then told to its use, and used up by the piece's run before the next is
+        computed; the parameter may change then."""
         raise NotImplementedError
 
     def complaint(self) -> NetcError | None:

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
+from netc.backends.form import Run
 from netc.layer import Array
+
+
+class Stretch(NamedTuple):
+    """Neighbouring elements of the flat arrays, which are updated alike; decay: weight_decay * decay_mult."""
+
+    start: int
+    elements: int
+    lr_mult: float
+    decay: float
+
+    @property
+    def stop(self) -> int:
+        return self.start + self.elements
 
 
 @dataclass(frozen=True)
@@ -16,8 +30,7 @@ class UpdateSpec:
     """A solver's rule over flat arrays.
 
     type: the solver type; momentum2: RMSProp's is its rms_decay; l1: L1 regularisation in place of L2; clip:
-    the most that the gradients' L2 norm may be, negative for no limit; runs: (start, count, lr_mult, decay)
-    of every stretch that is updated, decay being weight_decay * decay_mult.
+    the most that the gradients' L2 norm may be, negative for no limit; stretches: what is updated.
     """
 
     type: str
@@ -27,7 +40,7 @@ class UpdateSpec:
     l1: bool
     clip: float
     iter_size: int
-    runs: tuple[tuple[int, int, float, float], ...]
+    stretches: tuple[Stretch, ...]
 
 
 class Update(Protocol):
@@ -63,3 +76,17 @@ class CapturableUpdate(Update, Protocol):
 
     def outcome_of(self, noted: np.ndarray) -> bool:
         """As `outcome`, of the run that has left these numbers (float32, bit by bit) in `notes`."""
+
+
+@runtime_checkable
+class PiecewiseUpdate(CapturableUpdate, Protocol):
+    """An update that can take a parameter's gradient piece by piece, of which no more than one has to exist
+    at a time (LOMO, Lv et al. 2023, takes whole parameters so)."""
+
+    def only(self, stretches: Iterable[Stretch]) -> PiecewiseUpdate:
+        """The same update of nothing but these stretches."""
+
+    def in_pieces(self, stretch: Stretch, gradient: Array) -> Sequence[Run]:
+        """One update of a stretch, which `prepare` prepares too: a run for each piece of it, from its start
+        on. Every piece has as many elements as `gradient`, the last maybe fewer; that holds the piece's
+        gradients when its run begins, and anything afterwards."""

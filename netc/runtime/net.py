@@ -14,7 +14,6 @@ from netc.backends.backend import Backend
 from netc.backends.cpu import CpuBackend
 from netc.backends.journal import Journal
 from netc.backends.loss_scale import LossScale
-from netc.backends.step import Step
 from netc.errors import NetcError
 from netc.graph import Build, Graph, State, build_graph
 from netc.layer import Array, Closable, Shape
@@ -29,7 +28,7 @@ from netc.runtime.lending import Lending
 from netc.runtime.param_store import ParamStore
 from netc.runtime.parameters import Parameters
 from netc.runtime.places import ParamArrays
-from netc.runtime.program import Arena, Program, Watcher
+from netc.runtime.program import Arena, IterationUpdate, Program, Watcher
 from netc.runtime.programs import Programs, Shapes
 from netc.runtime.room import check_room
 from netc.runtime.states import States
@@ -240,25 +239,30 @@ class Net:
             self.program.backward()
         return self.program.loss()
 
-    def train(self, update: Sequence[Step], journal: Journal | None = None) -> float | None:
+    def train(self, update: IterationUpdate, journal: Journal | None = None) -> float | None:
         """One iteration: gradients cleared, a forward and a backward pass over all layers, and an update; the
         loss, from before the update, or None where the journal is to have it.
 
-        Where nobody looks at it in between, all that can be recorded is: one piece of work in most nets.
-        update: steps that may be recorded; it and the journal are always the same ones.
+        Where nobody looks at it in between, all that can be recorded is: one piece of work with a journal,
+        one before the loss and one behind it without. The update and the journal are always the same ones.
         """
         if self._is_watched or not self.program.runs_in_one:
             self.clear_param_diffs()
             loss = self.forward_backward()
             self.backend.push()
             with self.backend.active():
-                for step in update:
+                for step in update.steps:
                     step.run()
             return loss
-        self._begin(0, len(self.graph.nodes) - 1)
-        journal = journal if self.program.fits_journal else None
-        self.program.train(self._programs.to_clear, update, journal)
-        return self.program.loss() if journal is None else None
+        last = len(self.graph.nodes) - 1
+        self._begin(0, last)
+        if journal is not None and self.program.fits_journal:
+            self.program.train(self._programs.to_clear, update, journal)
+            return None
+        self._run(0, last)
+        loss = self.program.loss()
+        self.program.descend(self._programs.to_clear, update)
+        return loss
 
     def _forward(self, first: int, last: int) -> float:
         self._begin(first, last)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -50,6 +50,15 @@ class ShapeChange:
     shapes: tuple[Shape, ...]
 
 
+class IterationUpdate(Protocol):
+    """An update of a net's parameters that runs in the net's iterations; steps: by itself."""
+
+    steps: Sequence[Step]
+
+    def joined_to(self, program: Program) -> Sequence[Step]:
+        """A program's backward steps with it."""
+
+
 @dataclass(eq=False)
 class Program:
     """Steps bound to their arrays. `forward` and `backward` run them all, or those of a range of nodes."""
@@ -80,8 +89,8 @@ class Program:
             "backward": record(self.backward_steps),
             "both": record([*self.forward_steps, *self.backward_steps]),
         }
-        # The update and the journal that "iteration" was made with.
-        self._trained_by: tuple[Sequence[Step], Journal | None] | None = None
+        # The update and the journal that "iteration" and "descent" were made with.
+        self._trained_by: tuple[IterationUpdate, Journal | None] | None = None
         self._critics = [form for form in self.forms if type(form).complaint is not Form.complaint]
         self._asks_for_shapes = any(node.layer.shapes_by_value for node in self.graph.nodes)
 
@@ -153,18 +162,31 @@ class Program:
         """All forward and all backward steps, where possible as one piece of recorded work."""
         self._run("both", None)
 
-    def train(self, clear: Sequence[Array], update: Sequence[Step], journal: Journal | None = None) -> None:
-        """A whole iteration, where possible as one piece of recorded work: all forward steps, zeros for the
-        gradients `clear`, all backward steps, an update's steps, the losses' way into a journal."""
+    def train(self, clear: Sequence[Array], update: IterationUpdate, journal: Journal) -> None:
+        """A whole iteration, where possible as one piece of recorded work: all forward steps, then as in
+        `descend`, then the losses' way into a journal."""
         if self._trained_by != (update, journal):
-            zeros = partial(fill_all, [(gradient, 0.0) for gradient in clear])
-            clearing = Step(ArenaForm("clear", runs_on_xp=True), "update", zeros)
-            steps = [*self.forward_steps, clearing, *self.backward_steps, *update]
-            if journal is not None:
-                writing = journal.writing([array for _, _, array in self.losses])
-                steps.append(Step(ArenaForm("journal"), "update", writing))
+            writing = Step(
+                ArenaForm("journal"), "update", journal.writing([array for _, _, array in self.losses])
+            )
+            steps = [*self.forward_steps, *self._descent(clear, update), writing]
             self._unwatched["iteration"], self._trained_by = self.backend.record(steps), (update, journal)
         self._run("iteration", None)
+
+    def descend(self, clear: Sequence[Array], update: IterationUpdate) -> None:
+        """What follows a forward pass in an iteration, where possible as one piece of recorded work: zeros
+        for the gradients `clear`, all backward steps, an update."""
+        if self._trained_by != (update, None):
+            steps = self._descent(clear, update)
+            self._unwatched["descent"], self._trained_by = self.backend.record(steps), (update, None)
+        self._run("descent", None)
+
+    def _descent(self, clear: Sequence[Array], update: IterationUpdate) -> list[Step]:
+        steps = update.joined_to(self)
+        if not clear:
+            return [*steps]
+        zeros = partial(fill_all, [(gradient, 0.0) for gradient in clear])
+        return [Step(ArenaForm("clear", runs_on_xp=True), "update", zeros), *steps]
 
     def loss(self, nodes: Sequence[Node] | None = None) -> float:
         """The weighted sum of what the losses among all nodes, or these, have come to.

@@ -34,7 +34,7 @@ class Hook:
     def on_display(self, solver: Solver) -> None:
         """`solver.iter` was logged, with `solver.smoothed_loss`, `solver.lr` and the train net's outputs.
 
-        Where no hook waits for gradients, a GPU may have made the update already.
+        Where no hook waits for gradients, the update may have been made already.
         """
 
     def on_test(self, solver: Solver, test_net_index: int, results: Sequence[OutputValue]) -> None:

@@ -59,7 +59,7 @@ class Iteration:
     def run(self, iteration: int, rate: float) -> None:
         """Gradients and update in one."""
         self._updater.prepare(iteration, rate)
-        loss = self._net.train(self._updater.steps, self._journal)
+        loss = self._net.train(self._updater, self._journal)
         self._asked.append(Asked(iteration, self._net.program, loss, updated=True))
         if loss is None and self._journal:
             self._journal.pace()

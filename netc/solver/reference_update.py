@@ -61,7 +61,7 @@ class ReferenceUpdate:
         # The first scratch array also serves the regularisation.
         scratches = [self.xp.empty(longest, data.dtype) for _ in range(max(1, self.rule.scratch_count))]
         blocks = []
-        for first, count, lr_mult, decay in self.spec.runs:
+        for first, count, lr_mult, decay in self.spec.stretches:
             for start in range(first, first + count, size):
                 here = slice(start, min(start + size, first + count))
                 blocks.append(

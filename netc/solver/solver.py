@@ -36,8 +36,9 @@ class Solver:
 
     definition: a solver prototxt's path or its message. model: a net to use in place of the solver's.
     weights: weights files to start from (after the definition's own `weights`). hooks: see
-    `netc.solver.hooks`. keep: "outputs" keeps only what training needs; "all" leaves every blob of the nets
-    readable between steps. backend: where and how it computes, the CPU by default.
+    `netc.solver.hooks`. keep: "outputs" keeps only what training needs, maybe not all of the gradients; "all"
+    leaves every blob of the nets readable between steps. backend: where and how it computes, the CPU by
+    default.
 
     param: the definition; net, test_nets: the nets; iter: the number of updates made; lr: the rate of the
     last update; loss: the last iteration's loss (from before its update); smoothed_loss: its mean over

@@ -2,49 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import cast
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from netc.backends.backend import Backend
 from netc.backends.cpu import CpuBackend
+from netc.backends.form import Form
 from netc.backends.step import ArenaForm, Step
-from netc.backends.update_spec import CapturableUpdate, Update, UpdateSpec
+from netc.backends.update_spec import CapturableUpdate, PiecewiseUpdate, Stretch, Update, UpdateSpec
 from netc.errors import NetcError
 from netc.layer.base import Array
 from netc.proto import netc_pb2 as pb
-from netc.runtime.parameters import Parameters, Segment
+from netc.runtime.parameters import ALIGNMENT, Parameters, Segment
+from netc.runtime.program import Program
 from netc.solver.reference_update import BLOCK, ReferenceUpdate
 from netc.solver.rules import Rule
 
 
-@dataclass
-class Run:
-    """Neighbouring parameters with equal multipliers, as one stretch of the arenas."""
-
-    start: int
-    stop: int
-    lr_mult: float
-    decay_mult: float
-
-
-def merge_segments(segments: Iterable[Segment]) -> list[Run]:
-    """The fewest runs that cover the segments; zeros between merged segments are updated along, to zero."""
-    runs: list[Run] = []
+def merge_segments(segments: Iterable[Segment], weight_decay: float = 0.0) -> list[Stretch]:
+    """The fewest stretches that cover the segments; zeros between merged segments are updated along, to
+    zero."""
+    stretches: list[Stretch] = []
     for segment in segments:
-        multipliers = segment.lr_mult, segment.decay_mult
-        stop = segment.offset + segment.count
-        if runs and (runs[-1].lr_mult, runs[-1].decay_mult) == multipliers:
-            runs[-1].stop = stop
+        rates = (segment.lr_mult, weight_decay * segment.decay_mult)
+        found = Stretch(segment.offset, segment.count, *rates)
+        last = stretches[-1] if stretches else None
+        if last and (last.lr_mult, last.decay) == rates and found.start - last.stop < ALIGNMENT:
+            stretches[-1] = last._replace(elements=found.stop - last.start)
         else:
-            runs.append(Run(segment.offset, stop, *multipliers))
-    return runs
+            stretches.append(found)
+    return stretches
 
 
-def spec_of(definition: pb.SolverParameter, rule: Rule, runs: Iterable[Run]) -> UpdateSpec:
-    """What a solver definition asks of a backend's update."""
+def spec_of(definition: pb.SolverParameter, rule: Rule, segments: Iterable[Segment]) -> UpdateSpec:
+    """What a solver definition asks of a backend's update of these parameters."""
     return UpdateSpec(
         type=rule.type,
         momentum=definition.momentum,
@@ -53,10 +50,7 @@ def spec_of(definition: pb.SolverParameter, rule: Rule, runs: Iterable[Run]) -> 
         l1=definition.regularization_type == "L1",
         clip=definition.clip_gradients,
         iter_size=definition.iter_size,
-        runs=tuple(
-            (run.start, run.stop - run.start, run.lr_mult, definition.weight_decay * run.decay_mult)
-            for run in runs
-        ),
+        stretches=tuple(merge_segments(segments, definition.weight_decay)),
     )
 
 
@@ -82,15 +76,17 @@ class Updater:
         self.backend = backend or CpuBackend()
         self.rule = rule
         self.parameters = parameters
-        self.spec = spec_of(definition, rule, merge_segments(parameters.segments))
+        self._weight_decay = definition.weight_decay
+        self.spec = spec_of(definition, rule, parameters.segments)
         self.history: list[Array] = [self._zeros() for _ in range(rule.history_count)]
-        data, grad = parameters.data, parameters.grad
-        self._fast = self.backend.make_update(self.spec, data, grad, self.history, loss_scale)
-        self._update: Update = self._fast or ReferenceUpdate(
-            self.backend, rule, self.spec, data, grad, self.history, loss_scale, block
-        )
+        arrays = (parameters.data, parameters.grad, self.history, loss_scale)
+        self._fast = self.backend.make_update(self.spec, *arrays)
+        self._update: Update = self._fast or ReferenceUpdate(self.backend, rule, self.spec, *arrays, block)
+        self._prepared = 0, 0.0
+        # Of programs that update some parameters on the way: the update of the others.
+        self._joined: WeakKeyDictionary[Program, PiecewiseUpdate] = WeakKeyDictionary()
         form = ArenaForm("update", capturable=self.capturable)
-        self.steps = [Step(form, "update", self._update.run)]
+        self.steps: Sequence[Step] = [Step(form, "update", self._update.run)]
         self._alone = self.backend.record(self.steps) if self.capturable else self.steps
         self.notes: Sequence[Array] = self._recorded.notes if self.capturable else ()
 
@@ -117,8 +113,56 @@ class Updater:
         return self.outcome()
 
     def prepare(self, iteration: int, rate: float) -> None:
-        """Says what the next update is to take, as in `apply`, for one that runs in `steps`."""
-        self._update.prepare(iteration, rate)
+        """Says what the next update is to take, as in `apply`, for one that runs in `steps` or in those of
+        `joined_to`."""
+        self._prepared = iteration, rate
+        for update in (self._update, *self._joined.values()):
+            update.prepare(*self._prepared)
+
+    def joined_to(self, program: Program) -> Sequence[Step]:
+        """A program's backward steps and this update.
+
+        It follows them, but where a step can give a parameter's gradient piece by piece, each piece is used
+        at once: the whole gradient is never in memory, and its place in the arena holds nothing.
+        """
+        found = self._given_in_pieces(program)
+        if not found or not isinstance(self._fast, PiecewiseUpdate):
+            return [*program.backward_steps, *self.steps]
+        inside = {segment.offset for updates in found.values() for segment in updates.values()}
+        rest = [segment for segment in self.parameters.segments if segment.offset not in inside]
+        update = self._fast.only(merge_segments(rest, self._weight_decay))
+        steps = [
+            self._updating(step, program, update, found[step.form]) if step.form in found else step
+            for step in program.backward_steps
+        ]
+        update.prepare(*self._prepared)
+        self._joined[program] = update
+        return [*steps, Step(self.steps[0].form, "update", update.run)]
+
+    def _given_in_pieces(self, program: Program) -> dict[Form, dict[int, Segment]]:
+        """The parameters whose gradients forms of a program can give piece by piece, by their place in the
+        form: those that nothing else reads or gives a gradient to."""
+        segments = {(segment.layer, segment.index): segment for segment in self.parameters.segments}
+        users = Counter(param.owner for param in program.graph.params())
+        found: dict[Form, dict[int, Segment]] = {}
+        for form in program.forms:
+            for place in form.gives_in_pieces:
+                param = form.params[place]
+                segment = segments.get((param.layer, param.index))
+                if segment and users[param] == 1:
+                    found.setdefault(form, {})[place] = segment
+        return found
+
+    def _updating(
+        self, step: Step, program: Program, update: PiecewiseUpdate, segments: Mapping[int, Segment]
+    ) -> Step:
+        """A step of a backward pass that updates some parameters itself."""
+        uses = {
+            place: partial(update.in_pieces, *merge_segments([segment], self._weight_decay))
+            for place, segment in segments.items()
+        }
+        run = step.form.backward_in_pieces(program.buffers_of(step), uses)
+        return replace(step, run=run)
 
     def outcome(self, noted: np.ndarray | None = None) -> bool:
         """Whether an update has changed the parameters: that which has left these numbers in `notes`, or the

@@ -167,7 +167,7 @@ def test_an_update_allocates_no_arrays() -> None:
 
 def test_small_and_double_nets_are_left_to_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
     arena = Arena()
-    total = sum(count for _, count, _, _ in updater(arena, "SGD", "", CpuBackend()).spec.runs)
+    total = sum(stretch.elements for stretch in updater(arena, "SGD", "", CpuBackend()).spec.stretches)
     monkeypatch.setattr(update, "SMALLEST", total)
     assert updater(arena, "SGD", "", CpuBackend())._fast is not None
     monkeypatch.setattr(update, "SMALLEST", total + 1)

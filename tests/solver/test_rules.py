@@ -184,9 +184,9 @@ def test_a_frozen_parameter_does_not_move_but_keeps_history() -> None:
     assert arena.view(update.history[0], arena.segments[3]).any()
 
 
-def test_neighbours_with_equal_multipliers_are_one_run() -> None:
-    runs = merge_segments(Arena().segments)
-    assert [(run.start, run.stop, run.lr_mult) for run in runs] == [
+def test_neighbours_with_equal_multipliers_are_one_stretch() -> None:
+    stretches = merge_segments(Arena().segments)
+    assert [(stretch.start, stretch.stop, stretch.lr_mult) for stretch in stretches] == [
         (0, 21, 1.0),
         (32, 46, 2.0),
         (48, 49, 0.0),

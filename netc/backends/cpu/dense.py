@@ -12,7 +12,7 @@ instead of 39, dW at 64 instead of 60.)
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Final
 
@@ -26,7 +26,7 @@ from netc.backends.cpu.layout import descriptor_of
 from netc.backends.cpu.loops import Loop, bound, compiled, threads_for
 from netc.backends.cpu.loops.dense_job import JOB
 from netc.backends.cpu.onednn import Engine, Product, Refused, Routine, kinds
-from netc.backends.form import Form, Maker, Mode, Run
+from netc.backends.form import Form, Maker, Mode, PieceUse, Run
 from netc.graph import Node
 from netc.layer import Array, Buffers, Scratch
 from netc.layer.dense import InnerProduct
@@ -38,11 +38,15 @@ TURNED_ROWS: Final = range(2, 129)  # of a batch; one row is multiplied as fast 
 TURNED_OUTPUTS: Final = 8  # for each row of the batch, at least
 TURNED_WEIGHTS: Final = 1 << 18  # at least: fewer stay in the caches
 LOOP_ROWS: Final = {"bottom": TURNED_ROWS, "weights": range(1, 17)}  # for which loops compute a gradient
-LOOP_COLUMNS: Final = 1024  # that they take at a time
+LOOP_COLUMNS: Final = 1024  # that they take at a time, at most
+PIECE_WEIGHTS: Final = 1 << 19  # whose gradient is given in pieces, at least: fewer stay in the caches anyway
+PIECE: Final = 1 << 17  # elements of a piece that loops compute, about: it stays in a core's caches
+PRODUCT_ROWS: Final = 1024  # of a piece that a product computes; 128 of 64 x 9216 take 1.6 times as long
 TILE: Final = 16  # columns that they take at a time of these
 TILE_ROWS: Final = 6
 
-X_TURNED, Y_TURNED, LOOP_SCRATCH = "bottom turned", "top turned", "panels"
+X_TURNED, Y_TURNED, X_PACKED, LOOP_SCRATCH = "bottom turned", "top turned", "bottom packed", "panels"
+PIECE_GRADIENT: Final = "piece of the weights' gradient"
 
 
 class DenseForm(Form):
@@ -70,16 +74,35 @@ class DenseForm(Form):
             for name, shape in ((X_TURNED, self.bottom_shape), (Y_TURNED, self.top_shape)):
                 self.forward_workspace[name] = Scratch(shape[::-1])
             self.variant = "onednn sgemm in panels"
-        self.backward_workspace = dict(self.relu_backward.workspace)
+        self.backward_workspace: dict[str, Scratch] = dict(self.relu_backward.workspace)
         self.loops = self._loops()
         if self.loops:
-            self.variant += f", {' and '.join(self.loops)} in loops"
-            rows, columns = self.bottom_shape
-            self.panel = min(LOOP_COLUMNS, -(-columns // (threads_for(columns) * TILE)) * TILE)
-            self.threads = threads_for(-(-columns // self.panel))
-            floats = self.threads * (self.panel + TILE_ROWS) * rows
-            self.backward_workspace[Y_TURNED] = Scratch(self.top_shape[::-1])
-            self.backward_workspace[LOOP_SCRATCH] = Scratch((floats,))
+            self.variant += f", {' and '.join(name for name in LOOP_ROWS if name in self.loops)} in loops"
+            self._share_out()
+        if self.needs_backward and self.fresh[0] and self.param_needs_grad[0] and not self.transposed:
+            self._cut_gradient()
+
+    def _cut_gradient(self) -> None:
+        """Finds in how many pieces the gradient of large weights is best given."""
+        columns, outputs = self.bottom_shape[1], self.top_shape[1]
+        most = max(PIECE // columns, TILE_ROWS) if "weights" in self.loops else PRODUCT_ROWS
+        even = -(-outputs // -(-outputs // most))
+        self.piece_rows = -(-even // TILE_ROWS) * TILE_ROWS
+        if columns * outputs >= PIECE_WEIGHTS and self.piece_rows < outputs:
+            self.gives_in_pieces = (0,)
+            self.backward_workspace[PIECE_GRADIENT] = Scratch((self.piece_rows, columns))
+
+    def _share_out(self) -> None:
+        """Cuts the columns into panels that threads share, and finds the room that they need."""
+        rows, columns = self.bottom_shape
+        self.threads = threads_for(-(-columns // TILE))
+        panels = -(-columns // (LOOP_COLUMNS * self.threads)) * self.threads
+        self.panel = -(-columns // (panels * TILE)) * TILE
+        floats = rows * max(TILE_ROWS, self.panel if "bottom" in self.loops else 0)
+        self.backward_workspace[Y_TURNED] = Scratch(self.top_shape[::-1])
+        self.backward_workspace[LOOP_SCRATCH] = Scratch((self.threads * floats,))
+        if "weights" in self.loops:
+            self.backward_workspace[X_PACKED] = Scratch(self.bottom_shape)
 
     def _loops(self) -> dict[str, Loop]:
         """The loops that compute gradients faster than oneDNN; none without numba."""
@@ -87,6 +110,7 @@ class DenseForm(Form):
         large = columns * self.top_shape[1] >= TURNED_WEIGHTS and not self.transposed
         few = self.top_shape[1] >= TURNED_OUTPUTS * rows
         names = [name for name, fit in LOOP_ROWS.items() if large and few and rows in fit]
+        names += ["pack"] if "weights" in names else []
         try:
             return {name: compiled("dense", name) for name in names if self.needs_backward}
         except (ImportError, OSError) as error:
@@ -128,36 +152,64 @@ class DenseForm(Form):
         return [*steps, partial(turn_back, y_turned.T)]
 
     def backward(self, b: Buffers) -> Run:
-        gradient: Array = b.top_grads[0]
-        x, dy, weight = self._matrices(b.bottoms[0], gradient, b.params[0])
+        dweight = b.param_grads[0]
+        weights = [] if dweight is None else [*self._before_weights(b), self._weights(b, dweight)]
+        return in_sequence([*self._before(b), *weights])
+
+    def backward_in_pieces(self, b: Buffers, uses: Mapping[int, PieceUse]) -> Run:
+        gradient: Array = b.workspace[PIECE_GRADIENT]
+        steps = [*self._before(b), *self._before_weights(b)]
+        outputs, size = self.top_shape[1], self.piece_rows
+        firsts = range(0, outputs, size)
+        for first, use in zip(firsts, uses[0](gradient.reshape(-1)), strict=True):
+            rows = slice(first, min(first + size, outputs))
+            steps += [self._weights(b, gradient[: rows.stop - first], rows), use]
+        return in_sequence(steps)
+
+    def _before(self, b: Buffers) -> list[Run]:
+        """All of the backward pass but the weights' gradient: they are not read any more then."""
+        _, dy, weight = self._matrices(b.bottoms[0], b.top_grads[0], b.params[0])
         steps: list[Run] = []
         if self.slope is not None:
             steps.append(self.relu_backward.bind({"top": b.tops[0], "top gradient": dy}, b.workspace))
         if self.loops:
             steps.append(partial(np.copyto, b.workspace[Y_TURNED], dy.T))
-        if (dweight := b.param_grads[0]) is not None:
-            sides = (x.T, dy) if self.transposed else (dy.T, x)
-            steps.append(
-                self._loop("weights", b, {"bottom": x, "weight_grad": dweight})
-                if "weights" in self.loops
-                else Product(self.engine, *sides, dweight, add=not self.fresh[0])
-            )
         if self.biased and (dbias := b.param_grads[1]) is not None:
             ones = np.ones((len(dy), 1), np.float32)
             steps.append(Product(self.engine, dy.T, ones, dbias.reshape(-1, 1), add=not self.fresh[1]))
         if (dx := b.bottom_grads[0]) is not None:
+            arrays = (
+                {"turned": b.workspace[Y_TURNED], "scratch": b.workspace[LOOP_SCRATCH]} if self.loops else {}
+            )
             steps.append(
-                self._loop("bottom", b, {"weight": weight, "bottom_grad": dx})
+                self._loop("bottom", {"weight": weight, "bottom_grad": dx, **arrays})
                 if "bottom" in self.loops
                 else Product(self.engine, dy, weight, dx.reshape(self.bottom_shape))
             )
-        return in_sequence(steps)
+        return steps
 
-    def _loop(self, name: str, b: Buffers, arrays: dict[str, Array]) -> Run:
-        """A gradient by a loop on these arrays."""
+    def _before_weights(self, b: Buffers) -> list[Run]:
+        """What the weights' gradient, or any piece of it, needs first."""
+        if "weights" not in self.loops:
+            return []
+        return [self._loop("pack", {"bottom": b.bottoms[0], "packed": b.workspace[X_PACKED]})]
+
+    def _weights(self, b: Buffers, dweight: Array, rows: slice = slice(None)) -> Run:
+        """The gradient of the weights, or of these rows of them."""
+        x, dy, _ = self._matrices(b.bottoms[0], b.top_grads[0], b.params[0])
+        if "weights" not in self.loops:
+            sides = (x.T, dy) if self.transposed else (dy.T[rows], x)
+            return Product(self.engine, *sides, dweight, add=not self.fresh[0])
+        arrays = {
+            name: b.workspace[place] for name, place in (("packed", X_PACKED), ("scratch", LOOP_SCRATCH))
+        }
+        arrays |= {"bottom": x, "turned": b.workspace[Y_TURNED][rows], "weight_grad": dweight}
+        return self._loop("weights", arrays, K=len(dweight))
+
+    def _loop(self, name: str, arrays: Mapping[str, Array], **sizes: int) -> Run:
+        """A loop on these arrays; sizes: where they differ from the layer's."""
         numbers = {"M": self.bottom_shape[0], "D": self.bottom_shape[1], "K": self.top_shape[1]}
-        numbers |= {"panel": self.panel, "fresh": self.fresh[0]}
-        arrays |= {"turned": b.workspace[Y_TURNED], "scratch": b.workspace[LOOP_SCRATCH]}
+        numbers |= {"panel": self.panel, "fresh": self.fresh[0], **sizes}
         return bound(self.loops[name], JOB, self.threads, numbers, arrays)
 
     def flops(self) -> int:

@@ -16,7 +16,7 @@ import numpy as np
 from netc.backends.cpu.chain import in_sequence
 from netc.backends.cpu.geometry import Geometry
 from netc.backends.cpu.layout import IMAGE_CHANNELS
-from netc.backends.cpu.loops import BoundLoop, compiled, threads_for
+from netc.backends.cpu.loops import bound, compiled, threads_for
 from netc.backends.cpu.loops.first_conv_job import JOB, TILES, loop_name
 from netc.backends.cpu.loops.processor import vector_lanes
 from netc.backends.form import BLOCKED, NHWC, PLAIN, Run
@@ -83,7 +83,7 @@ class FirstFilters:
         operands |= {"offsets": self.offsets, **{name: workspace[name] for name in self.workspace}}
         runs: list[Run] = [
             partial(sums.fill, 0),
-            BoundLoop(self.loop, JOB, self.threads, {**self.numbers, "slope": self.slope}, operands),
+            bound(self.loop, JOB, self.threads, {**self.numbers, "slope": self.slope}, operands),
             *(partial(np.add, sums[0], part, out=sums[0]) for part in sums[1:]),
         ]
         results = {"weight gradient": sums[0, :taps, :filters].T, "bias gradient": sums[0, -1:, :filters].T}

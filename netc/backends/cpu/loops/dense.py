@@ -1,11 +1,11 @@
 """The loops of an inner product's backward pass over a batch of few rows, for numba to compile; needs numba.
 
 M rows of a batch, D numbers each, K outputs; weights W (K, D). `bottom`: dx = dy W. `weights`: dW = dy
-transposed x, or that is added to dW. Both take panels of columns, which threads share, and in them tiles of
-up to 6 rows by 16 columns whose sums stay in registers; what the tiles read again and again (dx or x, some of
-dy) lies in scratch memory in the order it is read in. Rows of W are a power of two apart in many nets, and
-then compete for the same few places in the caches: so few are read at a time. Bound: multiplications; below
-some eight rows memory, 4 bytes a weight.
+transposed x, or that is added to dW, for all of W's rows or some; `pack` has run before. Both take panels of
+columns, which threads share, and in them tiles of up to 6 rows by 16 columns whose sums stay in registers;
+what the tiles read again and again (dx or x, some of dy) lies in scratch memory in the order it is read in.
+Rows of W are a power of two apart in many nets, and then compete for the same few places in the caches: so
+few are read at a time. Bound: multiplications; below some eight rows memory, 4 bytes a weight.
 """
 # mypy: allow-untyped-defs
 
@@ -142,28 +142,30 @@ def bottom(pointer):
                 dx[m, d] = total
 
 
-@njit(**CONTRACTED)
-def _pack_panel(x, first, tiles, packed):
-    """packed[tile, m] = the numbers of row m in a tile."""
-    for tile in range(tiles):
-        for m in range(len(x)):
+def pack(pointer):
+    """packed[tile, m] = the numbers of row m of x in a tile of columns."""
+    job = carray(pointer, 1)[0]
+    M, D = job.M, job.D
+    x, packed = _matrix(job.bottom, M, D), carray(float_pointer(job.packed), (D // TILE, M, TILE))
+    begin, end = _panels(job)
+    for tile in range(begin * (job.panel // TILE), min(D, end * job.panel) // TILE):
+        for m in range(M):
             for c in range(TILE):
-                packed[tile, m, c] = x[m, first + TILE * tile + c]
+                packed[tile, m, c] = x[m, TILE * tile + c]
 
 
 def weights(pointer):
     job = carray(pointer, 1)[0]
     M, D, K = job.M, job.D, job.K
     x, dw, turned = _matrix(job.bottom, M, D), _matrix(job.weight_grad, K, D), _matrix(job.turned, K, M)
-    panel_of_x = _scratch(job, (job.panel + MOST_ROWS) * M)
-    left = panel_of_x + BYTES * job.panel * M
+    left = _scratch(job, MOST_ROWS * M)
     factors = carray(float_pointer(left), (M, MOST_ROWS))
     begin, end = _panels(job)
     for panel in range(begin, end):
         first = panel * job.panel
         last = min(D, first + job.panel)
         tiles = (last - first) // TILE
-        _pack_panel(x, first, tiles, carray(float_pointer(panel_of_x), (tiles, M, TILE)))
+        panel_of_x = job.packed + BYTES * first * M
         for k in range(0, K, MOST_ROWS):
             rows = min(MOST_ROWS, K - k)
             for m in range(M):
@@ -190,5 +192,5 @@ def weights(pointer):
                     dw[k + r, d] = total if job.fresh else dw[k + r, d] + total
 
 
-LOOPS: Final = {"bottom": bottom, "weights": weights}
+LOOPS: Final = {"bottom": bottom, "pack": pack, "weights": weights}
 OPTIONS: Final = dict.fromkeys(LOOPS, CONTRACTED)

@@ -8,7 +8,7 @@ numba nor the module that it stands in, only what its job is (`*_job.py`).
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache, partial
 from typing import Any
 
@@ -72,21 +72,15 @@ def compiled(module: str, name: str) -> Loop:
 
 
 class BoundLoop:
-    """A loop on a job of its own, in so many threads; holds all that it needs."""
+    """A loop on a job of its own, one record, in so many threads; holds all that it needs."""
 
     __slots__ = ("_held", "_run", "job", "loop", "threads")
 
-    def __init__(
-        self, loop: Loop, job: Any, threads: int, numbers: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
-    ) -> None:
-        record = np.zeros(1, job)
-        for name, number in numbers.items():
-            record[name] = number
-        for name, array in arrays.items():
-            record[name] = array.ctypes.data
-        self.loop, self.job, self.threads = loop, record, threads
-        self._held = tuple(arrays.values())
-        self._run = loop.on(record, threads)
+    def __init__(self, loop: Loop, job: np.ndarray, threads: int, held: Sequence[np.ndarray]) -> None:
+        """held: the arrays that the job points at."""
+        self.loop, self.job, self.threads = loop, job, threads
+        self._held = tuple(held)
+        self._run = loop.on(job, threads)
 
     def __call__(self) -> None:
         self._run()
@@ -94,6 +88,11 @@ class BoundLoop:
 
 def bound(
     loop: Loop, job: Any, threads: int, numbers: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
-) -> Run:
+) -> BoundLoop:
     """A run of the loop on a job of this dtype with these numbers and the addresses of these arrays."""
-    return BoundLoop(loop, job, threads, numbers, arrays)
+    record = np.zeros(1, job)
+    for name, number in numbers.items():
+        record[name] = number
+    for name, array in arrays.items():
+        record[name] = array.ctypes.data
+    return BoundLoop(loop, record, threads, tuple(arrays.values()))

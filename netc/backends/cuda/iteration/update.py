@@ -146,7 +146,7 @@ class DeviceUpdate:
         self._arrays = (data, grad, history)
         self._loss_scale = loss_scale
         self._constants = UpdateConstants(spec.momentum, spec.momentum2, spec.delta, spec.l1)
-        self._chunks = chunks_of(spec.runs)
+        self._chunks = chunks_of(spec.stretches)
         self._chunk_memory = device.allocate(max(self._chunks.nbytes, 1), "update chunks")
         device.upload(self._chunk_memory, self._chunks)
         self._array = array = device.allocate_array(SCALARS.itemsize, "update scalars")
