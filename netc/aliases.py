@@ -8,11 +8,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
+from typing import TYPE_CHECKING, cast
 
 from netc.errors import NetcError
+
+if TYPE_CHECKING:
+    from importlib.abc import Loader  # in each process it would load much for a name
 
 ALIASES = {
     "netc.classifier": "netc.pycaffe.classifier",
@@ -25,7 +28,7 @@ ALIASES = {
 }
 
 
-class AliasFinder(MetaPathFinder, Loader):
+class AliasFinder:
     """Imports an alias by importing the module that it stands for."""
 
     def __init__(self, renamed: dict[str, str]) -> None:
@@ -44,7 +47,7 @@ class AliasFinder(MetaPathFinder, Loader):
         real = self.target(fullname)
         if real is None:
             return None
-        return ModuleSpec(fullname, self, origin=real)
+        return ModuleSpec(fullname, cast("Loader", self), origin=real)
 
     def create_module(self, spec: ModuleSpec) -> None:
         """None: an empty module, which `exec_module` puts the real one in the place of."""

@@ -113,7 +113,7 @@ def _gpu_of(definition: pb.SolverParameter) -> str:
 
 def _hooks(flags: Flags, stack: ExitStack) -> list[Hook]:
     """What hangs on the solver for these flags; what must be closed at the end is put on the stack."""
-    from netc.cli.hooks import EventHook, ProgressHook, StopAfter, training_bar
+    from netc.cli.hooks import EventHook, StopAfter
     from netc.cli.log import log_file
 
     hooks: list[Hook] = []
@@ -123,6 +123,8 @@ def _hooks(flags: Flags, stack: ExitStack) -> list[Hook]:
     if flags.iterations:
         hooks.append(StopAfter(flags.iterations))
     if wants_bar(flags.quiet):
+        from netc.cli.training_bar import ProgressHook, training_bar  # only now: it loads rich
+
         hooks.append(ProgressHook(stack.enter_context(training_bar())))
     return hooks
 

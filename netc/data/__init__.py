@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from importlib import import_module
 
-from netc.data.annotated_source import AnnotatedFeed
-from netc.data.database_source import DatabaseFeed
-from netc.data.hdf5_source import Hdf5Feed
-from netc.data.image_data_source import ImageListFeed
 from netc.data.memory_source import MemorySource
 from netc.data.prefetch import DEFAULT_PREFETCH, Feed, PrefetchedSource
-from netc.data.segmentation_source import SegmentationFeed
 from netc.data.source import Locate, Origin, Source, TopSpec
 from netc.data.transform_fields import check_transform_fields
-from netc.data.window_source import WindowFeed
 from netc.proto import netc_pb2 as pb
 
 __all__ = ["FEEDS", "Origin", "Source", "TopSpec", "open_source"]
 
-FEEDS: dict[str, Callable[..., Feed]] = {
-    "Data": DatabaseFeed,
-    "AnnotatedData": AnnotatedFeed,
-    "ImageData": ImageListFeed,
-    "HDF5Data": Hdf5Feed,
-    "ImageSegData": SegmentationFeed,
-    "WindowData": WindowFeed,
+# By layer type: the module of this package, imported when such a layer opens its source, and its class.
+FEEDS = {
+    "Data": ("database_source", "DatabaseFeed"),
+    "AnnotatedData": ("annotated_source", "AnnotatedFeed"),
+    "ImageData": ("image_data_source", "ImageListFeed"),
+    "HDF5Data": ("hdf5_source", "Hdf5Feed"),
+    "ImageSegData": ("segmentation_source", "SegmentationFeed"),
+    "WindowData": ("window_source", "WindowFeed"),
 }
 ONE_THREAD = {"HDF5Data"}  # libhdf5 reads in one thread at a time
 
@@ -49,6 +44,8 @@ def open_source(
     check_transform_fields(spec, origin)
     if spec.type == "MemoryData":
         return MemorySource(spec, origin)
-    feed: Feed = FEEDS[spec.type](spec, phase, seed, origin, rank=rank, ranks=ranks)
+    module, name = FEEDS[spec.type]
+    make_feed = getattr(import_module(f"netc.data.{module}"), name)
+    feed: Feed = make_feed(spec, phase, seed, origin, rank=rank, ranks=ranks)
     prefetch = spec.data_param.prefetch if spec.type in ("Data", "AnnotatedData") else DEFAULT_PREFETCH
     return PrefetchedSource(feed, prefetch=prefetch, workers=1 if spec.type in ONE_THREAD else workers)

@@ -10,17 +10,17 @@ import cv2
 import numpy as np
 
 from netc.data.annotation import Annotated, AnnotatedImage, Boxes, parse_annotated
-from netc.data.bad_records import BadRecord, BadRecords, fill_gaps
+from netc.data.bad_records import BadRecord, BadRecords, Undecodable, fill_gaps
 from netc.data.box_sampling import BoxSampler
 from netc.data.database import find_database
-from netc.data.datum import Undecodable, planes
 from netc.data.distortion import Distorter, Expander, add_noise
 from netc.data.draws import below, generator
+from netc.data.image import planes
+from netc.data.image_resizer import ImageResizer
 from netc.data.label_map import read_label_map
 from netc.data.prefetch import ArrayPool, Batch
 from netc.data.raw_images import RawImages
 from netc.data.records import RecordBlock, RecordReader
-from netc.data.resizing import Resizer
 from netc.data.source import Origin, Shape
 from netc.data.transform import FIELD as TRANSFORM
 from netc.data.transform import Transformer
@@ -56,7 +56,7 @@ class BoxTransformer:
         self.read_flag = self._pixels.read_flag
         self.resizer = None
         if param.HasField("resize_param"):
-            self.resizer = Resizer(param.resize_param, origin, TRANSFORM, "resize_param")
+            self.resizer = ImageResizer(param.resize_param, origin, TRANSFORM, "resize_param")
         self._emit = param.emit_constraint if param.HasField("emit_constraint") else None
         self._distort = Distorter(param.distort_param, origin) if param.HasField("distort_param") else None
         self._expand = None

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-import cv2
 import numpy as np
 from google.protobuf.message import DecodeError
 
+from netc.data.bad_records import Undecodable
 from netc.data.boxes import coverages, project
-from netc.data.datum import Undecodable, decode_image
+from netc.data.image import decode_image
+from netc.data.read_flags import IMREAD_UNCHANGED
 from netc.proto import netc_pb2 as pb
 
 WHOLE = np.array([0.0, 0.0, 1.0, 1.0])
@@ -93,8 +94,8 @@ class Annotated:
     typed: bool
 
 
-def parse_annotated(record: bytes, flag: int = cv2.IMREAD_UNCHANGED) -> Annotated:
-    """The contents of a serialized AnnotatedDatum. flag: OpenCV's IMREAD_* for encoded images. Raises
+def parse_annotated(record: bytes, flag: int = IMREAD_UNCHANGED) -> Annotated:
+    """The contents of a serialized AnnotatedDatum. flag: one of `read_flags`, for encoded images. Raises
     Undecodable."""
     try:
         annotated = pb.AnnotatedDatum.FromString(record)

@@ -23,6 +23,10 @@ TOLERATED_SHARE = 0.01  # ... nor does this share of all records
 Item = TypeVar("Item")
 
 
+class Undecodable(Exception):
+    """A record or an image file that cannot be turned into pixels."""
+
+
 @dataclass(frozen=True)
 class BadRecord:
     """A record that was left out: its key or path, and why."""

@@ -16,11 +16,12 @@ import cv2
 import numpy as np
 
 from netc.cores import cores_allowed
-from netc.data.bad_records import BadRecord
-from netc.data.datum import Undecodable, decode_image, planes, resize
+from netc.data.bad_records import BadRecord, Undecodable
 from netc.data.draws import permutation
+from netc.data.image import decode_image, planes, resize
 from netc.data.image_list import ListedImage, file_bytes, full_path, read_list
 from netc.data.image_tree import list_tree, write_tree_lists
+from netc.data.read_flags import IMREAD_COLOR, IMREAD_GRAYSCALE
 from netc.data.source import Origin, Progress, Shape
 from netc.data.writer import DatabaseWriter, check_target, writing_database
 from netc.errors import NetcError
@@ -238,7 +239,7 @@ def _image_form(height: int, width: int, gray: bool, encoded: bool, encode_type:
             f"OpenCV cannot encode to {extension}", expected="a type such as png or jpg", found=extension
         )
     return ImageForm(
-        flag=cv2.IMREAD_GRAYSCALE if gray else cv2.IMREAD_COLOR,
+        flag=IMREAD_GRAYSCALE if gray else IMREAD_COLOR,
         size=(height, width) if height and width else None,
         encode=encoded or bool(extension),
         encode_type=extension,

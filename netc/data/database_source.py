@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-import cv2
 import numpy as np
 
 from netc.data.bad_records import BadRecords
@@ -15,6 +14,7 @@ from netc.data.draws import below
 from netc.data.image_batch import ImageBatcher
 from netc.data.pixel_room import PixelRoom
 from netc.data.prefetch import ArrayPool, Batch
+from netc.data.read_flags import IMREAD_COLOR, IMREAD_UNCHANGED
 from netc.data.records import RecordBlock, RecordReader
 from netc.data.source import Origin, Shape
 from netc.data.transform import Transformer
@@ -43,7 +43,7 @@ class DatabaseFeed:
         self._step = ranks
         self._first = below(seed, f"{spec.name}/rand_skip", param.rand_skip) + rank
         self._transformer = Transformer(spec.transform_param, phase, seed, origin)
-        self._flag = cv2.IMREAD_COLOR if param.force_encoded_color else self._transformer.read_flag
+        self._flag = IMREAD_COLOR if param.force_encoded_color else self._transformer.read_flag
         named = pb.DataParameter.DB.Name(param.backend).lower() if param.HasField("backend") else None
         database = find_database(param.source, named, origin)
         self._room = PixelRoom()
@@ -68,7 +68,7 @@ class DatabaseFeed:
                 "%s: force_color and force_gray do nothing to images that are stored raw", origin.name
             )
         self._holds_bytes = images[0].dtype == np.uint8
-        fixed = self._transformer.fixed_size and self._flag != cv2.IMREAD_UNCHANGED
+        fixed = self._transformer.fixed_size and self._flag != IMREAD_UNCHANGED
         first = (images[0].shape, block.key(0))
         return ImageBatcher(
             self._transformer, self._batch_size, tops, fixed=fixed, first=first, origin=origin
@@ -100,7 +100,7 @@ class DatabaseFeed:
 
 
 def _needless_force(flag: int, block: RecordBlock) -> bool:
-    return flag != cv2.IMREAD_UNCHANGED and not pb.Datum.FromString(block[0].tobytes()).encoded
+    return flag != IMREAD_UNCHANGED and not pb.Datum.FromString(block[0].tobytes()).encoded
 
 
 def _nothing_decodes(origin: Origin, key: str, why: str) -> Exception:

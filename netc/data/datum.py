@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 from google.protobuf.message import DecodeError
 
-from netc.data.bad_records import BadRecord, fill_gaps
+from netc.data.bad_records import BadRecord, Undecodable, fill_gaps
 from netc.data.pixel_room import PixelRoom
+from netc.data.read_flags import IMREAD_UNCHANGED
 from netc.data.records import RecordBlock
 from netc.proto import netc_pb2 as pb
 
@@ -16,56 +16,21 @@ NOT_ENCODED = bytes([0x38, 0])  # field 7, false: what Caffe writes behind every
 LONGEST_VARINT = 10
 
 
-class Undecodable(Exception):
-    """A record or an image file that cannot be turned into pixels."""
-
-
-def decode_image(encoded: np.ndarray, flag: int) -> np.ndarray:
-    """The image in a file's bytes (uint8) as OpenCV has it: uint8, H x W or H x W x C, BGR. Raises
-    Undecodable.
-
-    flag: OpenCV's IMREAD_*.
-    """
-    try:
-        image = cv2.imdecode(encoded, flag) if encoded.size else None
-    except cv2.error as error:
-        raise Undecodable(f"OpenCV: {error.err or error}") from error
-    if image is None:
-        raise Undecodable("not an image that OpenCV can read")
-    if image.dtype != np.uint8:
-        raise Undecodable(f"{image.dtype} pixels; only 8 bits a channel can be read")
-    return image
-
-
-def resize(image: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
-    """An OpenCV image resized bilinearly to size (height, width), as it is where size is None."""
-    return image if size is None else cv2.resize(image, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
-
-
-def planes(image: np.ndarray, room: PixelRoom | None = None) -> np.ndarray:
-    """An OpenCV image (H x W or H x W x C, uint8) as contiguous C x H x W; room: where it is put."""
-    if image.ndim == 2:
-        return image[None]
-    height, width, channels = image.shape
-    shape = (channels, height, width)
-    separate = np.empty(shape, np.uint8) if room is None else room.take(shape)
-    cv2.split(image, list(separate))
-    return separate
-
-
 def decode_datum(
-    record: np.ndarray, flag: int = cv2.IMREAD_UNCHANGED, room: PixelRoom | None = None
+    record: np.ndarray, flag: int = IMREAD_UNCHANGED, room: PixelRoom | None = None
 ) -> tuple[np.ndarray, int]:
     """The pixels (C x H x W, uint8, or float32 where the datum has float_data) and label of a serialized
     Datum.
 
-    flag: OpenCV's IMREAD_* for encoded images; room: where decoded images are put. Raises Undecodable.
+    flag: one of `read_flags`, for encoded images; room: where decoded images are put. Raises Undecodable.
     """
     try:
         datum = pb.Datum.FromString(record.tobytes())
     except DecodeError as error:
         raise Undecodable("not a Datum message") from error
     if datum.encoded:
+        from netc.data.image import decode_image, planes  # only now: it loads OpenCV
+
         return planes(decode_image(np.frombuffer(datum.data, np.uint8), flag), room), datum.label
     shape = (datum.channels, datum.height, datum.width)
     # Caffe reads float_data only where there are no bytes.
@@ -76,7 +41,7 @@ def decode_datum(
 
 
 def decode_block(
-    block: RecordBlock, flag: int = cv2.IMREAD_UNCHANGED, room: PixelRoom | None = None
+    block: RecordBlock, flag: int = IMREAD_UNCHANGED, room: PixelRoom | None = None
 ) -> tuple[list[np.ndarray] | np.ndarray, np.ndarray, list[BadRecord]]:
     """The images of a block, its labels (int64), and the records that do not decode, whose places neighbours
     take.

@@ -13,7 +13,8 @@ import cv2
 import numpy as np
 
 from netc.data.annotation import AnnotatedImage
-from netc.data.datum import decode_image
+from netc.data.image import decode_image
+from netc.data.read_flags import IMREAD_UNCHANGED
 from netc.data.source import Origin
 from netc.proto import netc_pb2 as pb
 
@@ -188,7 +189,7 @@ def _compress(pixels: np.ndarray, param: Any, random: Random) -> np.ndarray:
     if param.jpeg <= 0:
         return pixels
     _, encoded = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, int(param.jpeg)])
-    return decode_image(encoded, cv2.IMREAD_UNCHANGED)
+    return decode_image(encoded, IMREAD_UNCHANGED)
 
 
 def _erode(pixels: np.ndarray, param: Any, random: Random) -> np.ndarray:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-import cv2
 import numpy as np
 
-from netc.data.bad_records import BadRecord, BadRecords, fill_gaps
-from netc.data.datum import Undecodable
+from netc.data.bad_records import BadRecord, BadRecords, Undecodable, fill_gaps
 from netc.data.draws import below, permutation
 from netc.data.image_batch import ImageBatcher
 from netc.data.image_list import ListedImage, full_path, load_image, read_list
 from netc.data.pixel_room import PixelRoom
 from netc.data.prefetch import ArrayPool, Batch
 from netc.data.raw_images import RawImages
+from netc.data.read_flags import IMREAD_COLOR, IMREAD_GRAYSCALE
 from netc.data.source import Origin, Shape
 from netc.data.transform import SMALL_IMAGE, Transformer
 from netc.proto import netc_pb2 as pb
@@ -34,7 +33,7 @@ class ImageListFeed:
         self._room = PixelRoom()
         self._root: str = param.root_folder
         self._size = (param.new_height, param.new_width) if param.new_height else None
-        self._flag = cv2.IMREAD_COLOR if param.is_color else cv2.IMREAD_GRAYSCALE
+        self._flag = IMREAD_COLOR if param.is_color else IMREAD_GRAYSCALE
         self._batch_size: int = param.batch_size
         self._step = ranks
         self._shuffle_name = f"{spec.name}/shuffle" if param.shuffle else None

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from netc.data.datum import Undecodable, decode_image, planes, resize
+from netc.data.bad_records import Undecodable
+from netc.data.image import decode_image, planes, resize
 from netc.data.pixel_room import PixelRoom
 from netc.data.source import Origin
 from netc.errors import Location, NetcError, raise_errors
@@ -108,7 +109,7 @@ def load_image(
 ) -> np.ndarray:
     """A file as C x H x W, uint8, BGR, resized bilinearly to size (height, width). Raises Undecodable.
 
-    flag: OpenCV's IMREAD_*; room: where the image is put.
+    flag: one of `read_flags`; room: where the image is put.
     """
     return planes(resize(decode_image(file_bytes(path), flag), size), room)
 

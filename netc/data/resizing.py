@@ -1,11 +1,10 @@
-"""How SSD's `resize_param` resizes images, and where their boxes go and come from."""
+"""The sizes that SSD's `resize_param` brings images to, and where their boxes go and come from."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 
 from netc.data.boxes import clip, project
@@ -14,19 +13,6 @@ from netc.proto import netc_pb2 as pb
 
 PARAM = pb.ResizeParameter
 Size = tuple[int, int]  # height, width
-
-INTERPOLATIONS = {
-    PARAM.LINEAR: cv2.INTER_LINEAR,
-    PARAM.AREA: cv2.INTER_AREA,
-    PARAM.NEAREST: cv2.INTER_NEAREST,
-    PARAM.CUBIC: cv2.INTER_CUBIC,
-    PARAM.LANCZOS4: cv2.INTER_LANCZOS4,
-}
-BORDERS = {
-    PARAM.CONSTANT: cv2.BORDER_CONSTANT,
-    PARAM.MIRRORED: cv2.BORDER_REFLECT_101,
-    PARAM.REPEAT_NEAREST: cv2.BORDER_REPLICATE,
-}
 
 
 @dataclass(frozen=True)
@@ -40,13 +26,11 @@ class _Fit:
 
 
 class Resizer:
-    """Brings images to a size, and tells where their boxes go.
+    """Tells to which size images come, and where their boxes go.
 
     WARP: to height x width. FIT_SMALL_SIZE: its shape kept, so that one side fits and the other is at least
     as long as asked. FIT_LARGE_SIZE_AND_PAD: its shape kept, so that one side fits and the other is padded at
-    both ends, by `pad_mode` with `pad_value`.
-
-    Where several `interp_mode` are given, one is drawn for every image.
+    both ends, by `pad_mode` with `pad_value`. (`ImageResizer` does so to the pixels.)
     """
 
     def __init__(self, param: pb.ResizeParameter, origin: Origin, *path: str) -> None:
@@ -56,35 +40,13 @@ class Resizer:
         for side in ("height", "width"):
             if getattr(param, side) < 1:
                 raise origin.error(f"resize_param has no {side}", *path, remedy="state height and width")
-        self._modes = [INTERPOLATIONS[mode] for mode in param.interp_mode] or [cv2.INTER_LINEAR]
 
     @property
     def keeps_shape(self) -> bool:
         """Whether images of different shapes come out in different sizes."""
         return self.param.resize_mode == PARAM.FIT_SMALL_SIZE
 
-    def image(self, pixels: np.ndarray, draw: float = 0.0) -> np.ndarray:
-        """The resized image (OpenCV's layout). draw: in [0, 1), which interpolation is used."""
-        param = self.param
-        mode = self._modes[int(draw * len(self._modes))]
-        height, width = self._pixels(pixels.shape[:2])
-        resized = cv2.resize(pixels, (width, height), interpolation=mode)
-        if param.resize_mode != PARAM.FIT_LARGE_SIZE_AND_PAD:
-            return resized
-        above, left = (param.height - height) // 2, (param.width - width) // 2
-        channels = 1 if pixels.ndim == 2 else pixels.shape[2]
-        value = np.resize(list(param.pad_value) or [0.0], channels).tolist()
-        return cv2.copyMakeBorder(
-            resized,
-            above,
-            param.height - height - above,
-            left,
-            param.width - width - left,
-            BORDERS[param.pad_mode],
-            value=value,
-        )
-
-    def _pixels(self, size: Size) -> Size:
+    def inner_size(self, size: Size) -> Size:
         """The size that an image is resized to before it is padded."""
         height, width = self.param.height, self.param.width
         if self.param.resize_mode == PARAM.WARP:

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from netc.data.bad_records import BadRecord, fill_gaps
-from netc.data.datum import Undecodable, decode_image
+from netc.data.bad_records import BadRecord, Undecodable, fill_gaps
+from netc.data.image import decode_image
 from netc.data.image_data_source import FIELD, ImageListFeed
 from netc.data.image_list import MOST_ERRORS_SHOWN, ListedImage, file_bytes, full_path, read_lines
 from netc.data.prefetch import ArrayPool, Batch
+from netc.data.read_flags import IMREAD_GRAYSCALE
 from netc.data.segmentation_transform import SegmentationTransformer
 from netc.data.source import Origin, Shape
 from netc.errors import Location, NetcError, raise_errors
@@ -116,7 +117,7 @@ class SegmentationFeed(ImageListFeed):
         if isinstance(item, ListedSegmentation) and item.label_path:
             path = full_path(self._root, item.label_path)
             try:
-                label = decode_image(file_bytes(path), cv2.IMREAD_GRAYSCALE).astype(np.float32)
+                label = decode_image(file_bytes(path), IMREAD_GRAYSCALE).astype(np.float32)
             except Undecodable as error:
                 raise Undecodable(f"its labels {item.label_path}: {error}") from error
             if label.shape != image.shape[:2] and not self._size:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import cv2
 import numpy as np
 from google.protobuf.message import DecodeError
 from numpy.lib.stride_tricks import sliding_window_view
 
 from netc.data.draws import generator
 from netc.data.raw_images import PLACE
+from netc.data.read_flags import IMREAD_COLOR, IMREAD_GRAYSCALE, IMREAD_UNCHANGED
 from netc.data.source import Origin, Shape
 from netc.proto import netc_pb2 as pb
 
@@ -45,14 +45,10 @@ class Transformer:
                 "force_color and force_gray cannot both be set", "force_gray", remedy="remove one of them"
             )
         self._mean = self._load_mean() if param.mean_file else None
-        self._mirrored_mean = None if self._mean is None else mirror(self._mean)
+        self._mirrored_mean = None if self._mean is None else np.ascontiguousarray(self._mean[:, :, ::-1])
         self._values = np.array(param.mean_value, np.float32)
         self.read_flag = (
-            cv2.IMREAD_COLOR
-            if param.force_color
-            else cv2.IMREAD_GRAYSCALE
-            if param.force_gray
-            else cv2.IMREAD_UNCHANGED
+            IMREAD_COLOR if param.force_color else IMREAD_GRAYSCALE if param.force_gray else IMREAD_UNCHANGED
         )
 
     @property
@@ -139,6 +135,8 @@ class Transformer:
         height, width = out.shape[1:]
         pixels = image[:, top : top + height, left : left + width]
         if mirrored:
+            from netc.data.image import mirror  # only now: it loads OpenCV
+
             pixels = mirror(pixels)  # while they are bytes: mirroring floats moves four times as much
         out[...] = pixels
         if self._mean is not None:
@@ -206,14 +204,6 @@ class Transformer:
 
     def _error(self, what: str, field: str, **details: object) -> Exception:
         return self._origin.error(what, FIELD, field, **details)
-
-
-def mirror(planes: np.ndarray) -> np.ndarray:
-    """C x H x W with left and right exchanged."""
-    mirrored = np.empty(planes.shape, planes.dtype)
-    for plane, target in zip(planes, mirrored, strict=True):
-        cv2.flip(plane, 1, dst=target)
-    return mirrored
 
 
 def _text(shape: Sequence[int]) -> str:

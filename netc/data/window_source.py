@@ -8,15 +8,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-import cv2
 import numpy as np
 
-from netc.data.bad_records import BadRecord, BadRecords, fill_gaps
-from netc.data.datum import Undecodable, decode_image, planes, resize
+from netc.data.bad_records import BadRecord, BadRecords, Undecodable, fill_gaps
 from netc.data.draws import generator
+from netc.data.image import decode_image, planes, resize
 from netc.data.image_list import file_bytes
 from netc.data.prefetch import ArrayPool, Batch
 from netc.data.raw_images import RawImages
+from netc.data.read_flags import IMREAD_COLOR
 from netc.data.source import Origin, Shape
 from netc.data.transform import Transformer
 from netc.data.window_file import read_window_file
@@ -230,7 +230,7 @@ class WindowFeed:
 
     def _show(self, drawn: Drawn, out: np.ndarray) -> None:
         """Writes a window into `out` (3, crop, crop). Raises Undecodable where its image cannot be read."""
-        image = decode_image(self._file(drawn.path), cv2.IMREAD_COLOR)
+        image = decode_image(self._file(drawn.path), IMREAD_COLOR)
         place = self._place(drawn, image.shape[0], image.shape[1])
         x1, y1, x2, y2 = place.corners
         patch = resize(image[y1 : y2 + 1, x1 : x2 + 1], place.size)

@@ -6,13 +6,21 @@ from types import ModuleType
 
 import numpy as np
 
-from netc.data.hdf5_output import Hdf5Output as File
 from netc.layer.base import Arity, Array, Buffers, Closable, Layer, Shape
 from netc.layer.registry import register
 
 
-class _Writer(File, Closable):
+class _Writer(Closable):
     """The file of one layer, closed with its net."""
+
+    def __init__(self, path: str) -> None:
+        from netc.data.hdf5_output import Hdf5Output as File  # only now: it loads the HDF5 library
+
+        self._file = File(path)
+        self.append = self._file.append
+
+    def close(self) -> None:
+        self._file.close()
 
 
 @register

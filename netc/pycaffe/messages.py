@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from google.protobuf.message import DecodeError
 
-from netc.data.datum import Undecodable, decode_datum
+from netc.data.bad_records import Undecodable
+from netc.data.datum import decode_datum
 from netc.errors import NetcError
 from netc.proto import netc_pb2 as pb
 from netc.schema.blobs import blob_to_array

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,12 +14,15 @@ import numpy.typing as npt
 from netc.errors import NetcError
 from netc.proto import netc_pb2 as pb
 from netc.schema.atomic import replacing
+from netc.schema.file_bytes import FileBytes
 from netc.schema.reading import read_bytes
 from netc.schema.wire import (
     FIXED32,
     FIXED64,
+    LARGEST_MESSAGE,
     LENGTH,
     VARINT,
+    Bytes,
     Field,
     WireError,
     length_header,
@@ -158,19 +161,63 @@ class _Parts:
 
     def checked_shape(self, diff: bool = False) -> tuple[int, ...]:
         """Raises WireError where the shape is not that of as many elements as there are."""
-        shape = tuple(self.legacy.get(axis, 0) for axis in LEGACY_AXES) if self.legacy else tuple(self.shape)
-        return _checked(sum(chunk.size for chunk in self.chunks(diff)), shape)
+        return _checked(sum(chunk.size for chunk in self.chunks(diff)), self.axes())
+
+    def axes(self) -> tuple[int, ...]:
+        """The shape as it is written."""
+        return tuple(self.legacy.get(axis, 0) for axis in LEGACY_AXES) if self.legacy else tuple(self.shape)
 
 
 def parse_blob(buffer: memoryview, start: int = 0, stop: int | None = None, diff: bool = False) -> Array:
     """The data (or diff) of the BlobProto in `buffer[start:stop]`, in memory of its own. Raises WireError."""
     parts = _parts(buffer, start, stop)
-    return _joined(parts.chunks(diff)).reshape(parts.checked_shape(diff))
+    shape = parts.checked_shape(diff)
+    values = np.empty(math.prod(shape), FLOAT)
+    _join(parts.chunks(diff), values)
+    return values.reshape(shape)
 
 
-def blob_shape(buffer: memoryview, start: int = 0, stop: int | None = None) -> tuple[int, ...]:
-    """The shape of the array that `parse_blob` gives. Raises WireError."""
-    return _parts(buffer, start, stop).checked_shape()
+def parse_blobs(buffer: memoryview, spans: Iterable[tuple[int, int]]) -> list[Array]:
+    """The data of the BlobProtos in `buffer[start:stop]` for each span, in one piece of memory of their own.
+
+    It goes back to the system as a whole, where the memory of many arrays would stay with the process. Raises
+    WireError.
+    """
+    blobs = [_parts(buffer, start, stop) for start, stop in spans]
+    shapes = [blob.checked_shape() for blob in blobs]
+    values = np.empty(sum(map(math.prod, shapes)), FLOAT)
+    arrays = []
+    for blob, shape in zip(blobs, shapes, strict=True):
+        own, values = values[: math.prod(shape)], values[math.prod(shape) :]
+        _join(blob.chunks(), own)
+        arrays.append(own.reshape(shape))
+    return arrays
+
+
+class BlobPlan(NamedTuple):
+    """The shape of the array that `parse_blob` gives, and where its numbers lie in one row as they lie in
+    memory; None where they are doubles, in several rows, or not packed."""
+
+    shape: tuple[int, ...]
+    floats_at: int | None
+
+
+def plan_blob(buffer: FileBytes, start: int, stop: int) -> BlobPlan:
+    """How to read the data of the BlobProto in `buffer[start:stop]`, of which packed numbers are not looked
+    at. Raises WireError."""
+    parts = _Parts()
+    floats: list[Field] = []
+    for part in walk(buffer, start, stop):
+        if part.number == DATA and part.wire == LENGTH:
+            floats.append(part)
+        elif part.number in ELEMENTS and (part.number, part.wire) != (DIFF, LENGTH):
+            break
+        _take_axes(buffer, part, parts)
+    else:
+        if len(floats) == 1 and (floats[0].stop - floats[0].start) % FLOAT.itemsize == 0:
+            count = (floats[0].stop - floats[0].start) // FLOAT.itemsize
+            return BlobPlan(_checked(count, parts.axes()), floats[0].start)
+    return BlobPlan(_parts(memoryview(buffer.read(start, stop)), 0, None).checked_shape(), None)
 
 
 def _parts(buffer: memoryview, start: int, stop: int | None) -> _Parts:
@@ -183,8 +230,8 @@ def _parts(buffer: memoryview, start: int, stop: int | None) -> _Parts:
     return parts
 
 
-def _joined(chunks: Sequence[npt.NDArray[Any]]) -> Array:
-    values = np.empty(sum(chunk.size for chunk in chunks), dtype=FLOAT)
+def _join(chunks: Sequence[npt.NDArray[Any]], values: Array) -> None:
+    """Copies the chunks, which are as many numbers as `values`, one after another."""
     at = 0
     for chunk in chunks:
         target = values[at : at + chunk.size]
@@ -194,7 +241,6 @@ def _joined(chunks: Sequence[npt.NDArray[Any]]) -> Array:
         else:
             target[:] = chunk
         at += chunk.size
-    return values
 
 
 def _take_part(buffer: memoryview, part: Field, at: int, stop: int, parts: _Parts) -> int:
@@ -213,11 +259,17 @@ def _take_part(buffer: memoryview, part: Field, at: int, stop: int, parts: _Part
             raise WireError(f"the array of {part.stop - part.start} bytes ends within an element")
         array = np.frombuffer(buffer, element, count, part.start)
         parts.arrays.setdefault(part.number, []).append(array)
-    elif part.number in LEGACY_AXES and part.wire == VARINT:
+    else:
+        _take_axes(buffer, part, parts)
+    return part.stop
+
+
+def _take_axes(buffer: Bytes, part: Field, parts: _Parts) -> None:
+    """Adds a field to `parts` where it tells the shape."""
+    if part.number in LEGACY_AXES and part.wire == VARINT:
         parts.legacy[part.number] = signed(part.value)
     elif part.number == SHAPE and part.wire == LENGTH:
         parts.shape.extend(_dims(buffer, part))
-    return part.stop
 
 
 def _run_of_singles(buffer: memoryview, at: int, stop: int, size: int) -> npt.NDArray[Any]:
@@ -235,7 +287,7 @@ def _run_of_singles(buffer: memoryview, at: int, stop: int, size: int) -> npt.ND
         count *= 4
 
 
-def _dims(buffer: memoryview, shape: Field) -> list[int]:
+def _dims(buffer: Bytes, shape: Field) -> list[int]:
     dims: list[int] = []
     for part in walk(buffer, shape.start, shape.stop):
         if part.number != DIM:
@@ -252,7 +304,8 @@ def _dims(buffer: memoryview, shape: Field) -> list[int]:
 def _checked(count: int, shape: Sequence[int]) -> tuple[int, ...]:
     if len(shape) > MOST_AXES:
         raise WireError(f"a blob has more than {MOST_AXES} axes")
-    if any(size < 0 for size in shape) or math.prod(shape) != count:
+    too_long = math.prod(size or 1 for size in shape) > LARGEST_MESSAGE  # even where an axis is 0
+    if any(size < 0 for size in shape) or too_long or math.prod(shape) != count:
         shown = " x ".join(map(str, shape)) or "none"
         raise WireError(f"a blob holds {count} numbers, its shape is {shown}")
     return tuple(shape)

@@ -22,8 +22,6 @@ from netc.schema.stored import pieces
 
 log = logging.getLogger(__name__)
 
-HDF5_SUFFIXES = (".h5", ".hdf5")
-SIGNATURE = b"\x89HDF\r\n\x1a\n"
 # What h5py and the library below it raise on damage.
 DAMAGE = (
     OSError,
@@ -50,12 +48,6 @@ from netc.schema.hdf5_probe import main
 sys.exit(main(path, seconds))
 """
 _probed: set[tuple[int, int, int, int]] = set()
-
-
-def is_hdf5(path: str | os.PathLike[str]) -> bool:
-    """Whether the file begins as HDF5 does. Raises NetcError where it cannot be read."""
-    with open_file(path) as file:
-        return file.read(len(SIGNATURE)) == SIGNATURE
 
 
 @contextmanager

@@ -4,25 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
-
-import h5py
-import numpy as np
+from typing import BinaryIO
 
 from netc.errors import NetcError
 from netc.schema.atomic import replacing
-from netc.schema.blobs import Array, blob_size, parse_blob, write_blob
-from netc.schema.hdf5 import (
-    HDF5_SUFFIXES,
-    is_hdf5,
-    numbered_datasets,
-    open_hdf5,
-    read_dataset,
-    read_float_dataset,
-)
+from netc.schema.blobs import blob_size, parse_blobs, write_blob
+from netc.schema.file_format import HDF5_SUFFIXES, is_hdf5
 from netc.schema.reading import read_bytes
+from netc.schema.solver_state import LONGEST_PATH, SolverState
 from netc.schema.wire import (
     LARGEST_MESSAGE,
     LENGTH,
@@ -35,29 +25,20 @@ from netc.schema.wire import (
     walk,
 )
 
+__all__ = ["SolverState", "check_state_size", "read_state", "write_state"]
+
 # Field numbers of SolverState.
 ITERATION, LEARNED_NET, HISTORY, CURRENT_STEP = 1, 2, 3, 4
-LONGEST_PATH = 1 << 16
-
-
-@dataclass
-class SolverState:
-    """What a solver continues from.
-
-    iteration: updates made; learned_net: the weights file, as written, relative to the working directory of
-    the run; history: the update rule's arrays, one for each learnable parameter, then the second ones of Adam
-    and AdaDelta; current_step: how many steps of the rate have passed (step, multistep).
-    """
-
-    iteration: int = 0
-    learned_net: str = ""
-    history: list[Array] = field(default_factory=list)
-    current_step: int = 0
 
 
 def read_state(path: str | os.PathLike[str]) -> SolverState:
     """The solver state in a file, read as what its content shows it is. Raises NetcError naming the file."""
-    state = _read_hdf5(path) if is_hdf5(path) else _read_binary(path)
+    if is_hdf5(path):
+        from netc.schema.state_hdf5 import read_hdf5_state  # only now: it loads the HDF5 library
+
+        state = read_hdf5_state(path)
+    else:
+        state = _read_binary(path)
     if not (0 <= state.iteration < 2**31 and 0 <= state.current_step < 2**31):
         raise NetcError(
             "the solver state is damaged",
@@ -79,7 +60,9 @@ def write_state(path: str | os.PathLike[str], state: SolverState, *, hdf5: bool 
         check_state_size([array.shape for array in state.history], os.fspath(path))
     with replacing(path) as temporary:
         if hdf5:
-            _write_hdf5(temporary, state)
+            from netc.schema.state_hdf5 import write_hdf5_state  # only now: it loads the HDF5 library
+
+            write_hdf5_state(temporary, state)
         else:
             with open(temporary, "wb") as file:
                 _write_binary(file, state)
@@ -100,6 +83,7 @@ def check_state_size(shapes: Iterable[Sequence[int]], path: str = "the .solverst
 def _read_binary(path: str | os.PathLike[str]) -> SolverState:
     content = memoryview(read_bytes(path))
     state = SolverState()
+    history: list[tuple[int, int]] = []
     try:
         if not content:
             raise WireError("it is empty")
@@ -113,7 +97,8 @@ def _read_binary(path: str | os.PathLike[str]) -> SolverState:
             elif part.number == LEARNED_NET and part.wire == LENGTH:
                 state.learned_net = bytes(content[part.start : part.stop]).decode("utf-8")
             elif part.number == HISTORY and part.wire == LENGTH:
-                state.history.append(parse_blob(content, part.start, part.stop))
+                history.append((part.start, part.stop))
+        state.history = parse_blobs(content, history)
     except (WireError, UnicodeDecodeError, MemoryError) as error:
         raise NetcError(
             f"the file is no whole .solverstate: {error}",
@@ -132,65 +117,3 @@ def _write_binary(file: BinaryIO, state: SolverState) -> None:
         file.write(length_header(HISTORY, blob_size(array.shape)))
         write_blob(file, array)
     file.write(varint_field(CURRENT_STEP, state.current_step))
-
-
-# HDF5: data sets iter, learned_net and current_step, and a group history with data sets 0, 1, ...
-
-
-def _read_hdf5(path: str | os.PathLike[str]) -> SolverState:
-    with open_hdf5(path) as file:
-        if not {"iter", "history"} <= set(file):
-            raise NetcError(
-                "the HDF5 file holds no solver state",
-                at=os.fspath(path),
-                expected="iter, learned_net, current_step and history",
-                found=", ".join(sorted(file)[:10]) or "nothing",
-            )
-        history = numbered_datasets(file["history"])
-        if list(history) != list(range(len(history))):
-            raise ValueError("arrays of the history are missing")
-        return SolverState(
-            _read_integer(file["iter"]),
-            _read_string(file.get("learned_net")),
-            [read_float_dataset(dataset) for dataset in history.values()],
-            _read_integer(file["current_step"]) if "current_step" in file else 0,
-        )
-
-
-def _read_integer(dataset: Any) -> int:
-    values = read_dataset(dataset)
-    if values.size != 1:
-        raise ValueError(f"{dataset.name} holds {values.size} numbers in place of one")
-    return int(values.reshape(-1)[0])
-
-
-def _read_string(dataset: Any) -> str:
-    """A string of fixed length, as Caffe writes it, or of any."""
-    if dataset is None:
-        return ""
-    if not isinstance(dataset, h5py.Dataset) or dataset.shape != () or dataset.dtype.itemsize > LONGEST_PATH:
-        raise ValueError("learned_net is no string")
-    value = dataset[()]
-    if not isinstance(value, bytes):
-        raise ValueError("learned_net is no string")
-    return value.split(b"\0")[0].decode("utf-8")
-
-
-def _write_hdf5(path: Path, state: SolverState) -> None:
-    with h5py.File(path, "w") as file:
-        file.create_dataset("iter", data=np.array([state.iteration], dtype=np.int32))
-        _write_string(file, "learned_net", state.learned_net)
-        file.create_dataset("current_step", data=np.array([state.current_step], dtype=np.int32))
-        group = file.create_group("history")
-        for index, array in enumerate(state.history):
-            group.create_dataset(str(index), data=np.asarray(array, dtype=np.float32))
-
-
-def _write_string(file: Any, name: str, text: str) -> None:
-    """A string as Caffe reads it: of fixed length, ended by a NUL that the length counts."""
-    content = text.encode("utf-8")
-    kind = h5py.h5t.C_S1.copy()
-    kind.set_size(len(content) + 1)
-    space = h5py.h5s.create(h5py.h5s.SCALAR)
-    dataset = h5py.h5d.create(file.id, name.encode(), kind, space)
-    dataset.write(h5py.h5s.ALL, h5py.h5s.ALL, np.array(content, dtype=f"S{len(content) + 1}"), kind)

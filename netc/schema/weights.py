@@ -14,11 +14,10 @@ import numpy.typing as npt
 from netc.errors import NetcError
 from netc.schema.atomic import replacing
 from netc.schema.blobs import Array, blob_size
-from netc.schema.hdf5 import HDF5_SUFFIXES, is_hdf5
+from netc.schema.file_format import HDF5_SUFFIXES, is_hdf5
 from netc.schema.layer_keys import LayerKey, Namesake, layer_keys
 from netc.schema.stored import StoredArray, read_array
 from netc.schema.weights_binary import open_binary_weights, read_binary_weights, write_binary_weights
-from netc.schema.weights_hdf5 import open_hdf5_weights, write_hdf5_weights
 from netc.schema.wire import LARGEST_MESSAGE, LONGEST_HEADER
 
 Weights = dict[LayerKey, list[Array]]
@@ -34,6 +33,8 @@ def read_weights(path: str | os.PathLike[str]) -> Weights:
     """
     if not is_hdf5(path):
         return read_binary_weights(path)
+    from netc.schema.weights_hdf5 import open_hdf5_weights  # only now: it loads the HDF5 library
+
     with open_hdf5_weights(path) as weights:
         return {name: [read_array(stored) for stored in arrays] for name, arrays in weights.items()}
 
@@ -45,8 +46,14 @@ def open_weights(path: str | os.PathLike[str]) -> Iterator[Mapping[LayerKey, Seq
     Reading them one at a time into a net takes the memory of the net and of one more parameter (of HDF5: of
     a piece of one), however large the file is. Raises NetcError naming the file.
     """
-    with open_hdf5_weights(path) if is_hdf5(path) else open_binary_weights(path) as weights:
-        yield weights
+    if not is_hdf5(path):
+        with open_binary_weights(path) as weights:
+            yield weights
+        return
+    from netc.schema.weights_hdf5 import open_hdf5_weights  # only now: it loads the HDF5 library
+
+    with open_hdf5_weights(path) as datasets:
+        yield datasets
 
 
 def write_weights(
@@ -76,6 +83,8 @@ def write_weights(
         check_binary_size(definition, shapes, diffs is not None, os.fspath(path))
     with replacing(path) as temporary:
         if hdf5:
+            from netc.schema.weights_hdf5 import write_hdf5_weights  # only now: it loads the HDF5 library
+
             write_hdf5_weights(temporary, definition, weights, diffs)
         else:
             with open(temporary, "wb") as file:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,15 +13,15 @@ import numpy as np
 import numpy.typing as npt
 
 from netc.errors import NetcError
-from netc.schema.blobs import Array, blob_shape, blob_size, parse_blob, write_blob
+from netc.schema.blobs import FLOAT, Array, blob_size, parse_blob, plan_blob, write_blob
+from netc.schema.file_bytes import FileBytes
 from netc.schema.layer_keys import LayerKey, layer_keys, nth_key
 from netc.schema.reading import open_file
+from netc.schema.stored import read_array
 from netc.schema.wire import (
     LENGTH,
-    LONGEST_HEADER,
     WireError,
     length_header,
-    read_header,
     walk,
 )
 
@@ -32,29 +33,35 @@ V0_NAME, V0_BLOBS = 1, 50
 
 
 class StoredBlob:
-    """A parameter in an open `.caffemodel`: the bytes of a BlobProto, from an offset of the file on."""
+    """A parameter in an open `.caffemodel`: the bytes of a BlobProto."""
 
-    def __init__(self, file: BinaryIO, path: str, offset: int, size: int, shape: tuple[int, ...]) -> None:
-        self.shape = shape
+    def __init__(self, file: BinaryIO, path: str, layer: _Layer, span: tuple[int, int]) -> None:
+        """span: where the BlobProto lies in the layer's bytes."""
         self._file = file
         self._path = path
-        self._offset = offset
-        self._size = size
+        self._content = layer.content
+        self._span = span
+        self.shape, self._floats_at = plan_blob(layer.content, *span)
 
     def read_into(self, target: Any) -> None:
         with _damage_named(self._path):
-            self._file.seek(self._offset)
-            array = parse_blob(memoryview(self._file.read(self._size)))
+            fits = isinstance(target, np.ndarray) and target.dtype == FLOAT and target.flags.c_contiguous
+            if fits and self._floats_at is not None and target.size == math.prod(self.shape):
+                self._file.seek(self._content.offset + self._floats_at)
+                read = self._file.readinto(target.reshape(-1).view(np.uint8))  # type: ignore[attr-defined]
+                if read != target.nbytes:
+                    raise WireError("it is being written to")
+                return
+            array = parse_blob(memoryview(self._content.read(*self._span)))
             if array.shape != self.shape:
                 raise WireError("it is being written to")
         target[...] = array.reshape(target.shape)
 
 
 class _Layer(NamedTuple):
-    """A layer of the file: its bytes, where they begin, its name, and the spans of its blobs within it."""
+    """A layer of the file: its bytes, its name, and the spans of its blobs within it."""
 
-    content: memoryview
-    offset: int
+    content: FileBytes
     name: str
     blobs: list[tuple[int, int]]
     key: LayerKey = ""  # among the layers that have blobs
@@ -62,11 +69,8 @@ class _Layer(NamedTuple):
 
 def read_binary_weights(path: str | os.PathLike[str]) -> dict[LayerKey, list[Array]]:
     """The parameters of each layer that has any, by layer. Raises NetcError naming the file."""
-    with open_file(path) as file, _damage_named(path):
-        return {
-            layer.key: [parse_blob(layer.content, start, stop) for start, stop in layer.blobs]
-            for layer in _layers(file, path)
-        }
+    with open_binary_weights(path) as weights:
+        return {name: [read_array(stored) for stored in arrays] for name, arrays in weights.items()}
 
 
 @contextmanager
@@ -76,16 +80,7 @@ def open_binary_weights(path: str | os.PathLike[str]) -> Iterator[dict[LayerKey,
     with open_file(path) as file:
         with _damage_named(path):
             weights = {
-                layer.key: [
-                    StoredBlob(
-                        file,
-                        name,
-                        layer.offset + start,
-                        stop - start,
-                        blob_shape(layer.content, start, stop),
-                    )
-                    for start, stop in layer.blobs
-                ]
+                layer.key: [StoredBlob(file, name, layer, span) for span in layer.blobs]
                 for layer in _layers(file, path)
             }
         yield weights
@@ -108,9 +103,9 @@ def _layers(file: BinaryIO, path: str | os.PathLike[str]) -> Iterator[_Layer]:
     """The layers that have parameters, one at a time. Raises WireError, or NetcError if there is no layer."""
     count = 0
     met: Counter[str] = Counter()
-    for number, offset, content in _top_level(file):
+    for number, content in _top_level(file):
         count += 1
-        layer = _layer(number, offset, memoryview(content))
+        layer = _layer(number, content)
         if layer.blobs:
             met[layer.name] += 1
             yield layer._replace(key=nth_key(layer.name, met[layer.name]))
@@ -120,45 +115,37 @@ def _layers(file: BinaryIO, path: str | os.PathLike[str]) -> Iterator[_Layer]:
         )
 
 
-def _top_level(file: BinaryIO) -> Iterator[tuple[int, int, bytes]]:
-    """The layers of a NetParameter, one at a time: field number, offset in the file, and bytes."""
-    size = os.fstat(file.fileno()).st_size
-    if not size:
+def _top_level(file: BinaryIO) -> Iterator[tuple[int, FileBytes]]:
+    """The layers of a NetParameter, one at a time: field number and bytes."""
+    content = FileBytes(file, 0, os.fstat(file.fileno()).st_size)
+    if not len(content):
         raise WireError("it is empty")
-    at = 0
-    while at < size:
-        file.seek(at)
-        header = memoryview(file.read(LONGEST_HEADER))
-        part = read_header(header, 0, len(header))
-        if at + part.stop > size:
-            raise WireError(f"field {part.number} reaches {at + part.stop - size} bytes past the end")
+    for part in walk(content):
         if part.number == NET_NAME and part.wire != LENGTH:
             raise WireError("its first field is that of a solver state or a mean")
         if part.number in (NET_LAYER, NET_V1_LAYER) and part.wire == LENGTH:
-            file.seek(at + part.start)
-            yield part.number, at + part.start, file.read(part.stop - part.start)
-        at += part.stop
+            yield part.number, content.part(part.start, part.stop)
 
 
-def _layer(number: int, offset: int, content: memoryview) -> _Layer:
+def _layer(number: int, content: FileBytes) -> _Layer:
     if number == NET_LAYER:
-        return _named(content, offset, LAYER_NAME, LAYER_BLOBS)
+        return _named(content, LAYER_NAME, LAYER_BLOBS)
     for part in walk(content):
         if part.number == V1_INNER and part.wire == LENGTH:
-            return _named(content[part.start : part.stop], offset + part.start, V0_NAME, V0_BLOBS)
-    return _named(content, offset, V1_NAME, V1_BLOBS)
+            return _named(content.part(part.start, part.stop), V0_NAME, V0_BLOBS)
+    return _named(content, V1_NAME, V1_BLOBS)
 
 
-def _named(content: memoryview, offset: int, name_number: int, blobs_number: int) -> _Layer:
+def _named(content: FileBytes, name_number: int, blobs_number: int) -> _Layer:
     name, blobs = "", []
     for part in walk(content):
         if part.wire != LENGTH:
             continue
         if part.number == name_number:
-            name = bytes(content[part.start : part.stop]).decode("utf-8", "replace")
+            name = content.read(part.start, part.stop).decode("utf-8", "replace")
         elif part.number == blobs_number:
             blobs.append((part.start, part.stop))
-    return _Layer(content, offset, name, blobs)
+    return _Layer(content, name, blobs)
 
 
 def write_binary_weights(

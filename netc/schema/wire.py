@@ -7,7 +7,7 @@ lengths only, skips what it does not know, and finds every length that points ou
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5
 FIXED_SIZES = {FIXED64: 8, FIXED32: 4}
@@ -21,6 +21,14 @@ class WireError(ValueError):
     """The bytes are no protobuf message."""
 
 
+class Bytes(Protocol):
+    """What a walk looks at, one byte after another."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> int: ...
+
+
 class Field(NamedTuple):
     """number, wire: from the tag; value: of a varint, else 0; start, stop: of the content in the buffer."""
 
@@ -31,7 +39,7 @@ class Field(NamedTuple):
     stop: int
 
 
-def read_varint(buffer: memoryview, at: int, stop: int) -> tuple[int, int]:
+def read_varint(buffer: Bytes, at: int, stop: int) -> tuple[int, int]:
     """The number at `at`, and the offset behind it."""
     value = 0
     for index in range(LONGEST_VARINT):
@@ -44,7 +52,7 @@ def read_varint(buffer: memoryview, at: int, stop: int) -> tuple[int, int]:
     raise WireError("a number is too long")
 
 
-def walk(buffer: memoryview, start: int = 0, stop: int | None = None) -> Iterator[Field]:
+def walk(buffer: Bytes, start: int = 0, stop: int | None = None) -> Iterator[Field]:
     """The fields of the message in `buffer[start:stop]`, in the order they stand there. Raises WireError."""
     at, stop = start, len(buffer) if stop is None else stop
     while at < stop:
@@ -55,7 +63,7 @@ def walk(buffer: memoryview, start: int = 0, stop: int | None = None) -> Iterato
         at = field.stop
 
 
-def read_header(buffer: memoryview, at: int, stop: int) -> Field:
+def read_header(buffer: Bytes, at: int, stop: int) -> Field:
     """The field that begins at `at`; its content may reach past `stop`, its header may not."""
     tag, at = read_varint(buffer, at, stop)
     number, wire = tag >> 3, tag & 7

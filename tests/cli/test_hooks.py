@@ -7,9 +7,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from netc.cli.hooks import EventHook, ProgressHook, StopAfter, images_per_iteration
+from netc.cli.hooks import EventHook, StopAfter, images_per_iteration
 from netc.cli.log_reader import read_log
 from netc.cli.progress import progress_bar
+from netc.cli.training_bar import ProgressHook
 from netc.data import TopSpec
 from netc.runtime import OutputValue
 

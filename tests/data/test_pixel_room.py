@@ -6,7 +6,7 @@ import threading
 
 import numpy as np
 
-from netc.data.datum import planes
+from netc.data.image import planes
 from netc.data.pixel_room import PixelRoom
 
 

@@ -67,6 +67,21 @@ def test_loading_takes_a_piece_of_one_parameter_beside_the_net(tmp_path: Path) -
             assert (blob.data[row] == row).all()
 
 
+def test_a_caffemodel_is_read_straight_into_the_net(tmp_path: Path) -> None:
+    net = make_net("a")
+    net.params["a"][0].data[...] = np.arange(BIG, dtype=np.float32)[:, None]
+    net.save(tmp_path / "large.caffemodel")
+    other = make_net("a")
+    tracemalloc.start()
+    try:
+        other.load_weights(tmp_path / "large.caffemodel")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < PARAMETER / 64
+    assert (other.params["a"][0].data == net.params["a"][0].data).all()
+
+
 @pytest.mark.parametrize("name", ["w.caffemodel", "w.h5"])
 def test_every_shape_is_checked_before_a_value_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
@@ -75,8 +90,8 @@ def test_every_shape_is_checked_before_a_value_is_read(
     small.save(tmp_path / name)
     other = make_net("fine", "a", "b", outputs=5, inputs=4)
     before = other.parameters.data.copy()
-    monkeypatch.setattr("netc.schema.weights_hdf5.read_dataset_into", pytest.fail)
-    monkeypatch.setattr("netc.schema.weights_binary.parse_blob", pytest.fail)
+    monkeypatch.setattr("netc.schema.weights_hdf5.StoredDataset.read_into", pytest.fail)
+    monkeypatch.setattr("netc.schema.weights_binary.StoredBlob.read_into", pytest.fail)
     with pytest.raises(NetcErrors) as caught:
         other.load_weights(tmp_path / name)
     assert [error.layer for error in caught.value.errors] == ["fine", "a", "b"]

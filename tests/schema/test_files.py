@@ -285,7 +285,7 @@ def test_fields_that_forks_use_otherwise_are_passed_over(tmp_path: Path) -> None
     ("content", "words"),
     [
         (b"", "empty"),
-        (layer()[:-1], "past the end"),
+        (layer()[:-1], "past its end"),
         (
             layer(message(7, message(7, message(1, b"\x03")) + message(5, ONES.tobytes()))),
             "2 numbers, its shape is 3",
@@ -294,7 +294,8 @@ def test_fields_that_forks_use_otherwise_are_passed_over(tmp_path: Path) -> None
         (layer(message(7, message(5, ONES.tobytes())[:-4])), "past its end"),
         (layer(message(7, message(7, message(1, b"\xff" * 9 + b"\x01")))), "its shape is -1"),
         (layer(message(7, message(7, message(1, b"\x01" * 40)))), "axes"),
-        (b"\xa2\x06\xff\xff\xff\xff\xff\x7f", "past the end"),
+        (layer(message(7, message(7, message(1, b"\xff" * 8 + b"\x7f\0")))), "0 numbers, its shape is 9"),
+        (b"\xa2\x06\xff\xff\xff\xff\xff\x7f", "past its end"),
         (b"\x0b", "wire type"),
         (b"\xff" * 20, "too long"),
         (b"\0\0", "field number 0"),
@@ -375,6 +376,15 @@ def test_solver_states_read_back(tmp_path: Path, name: str) -> None:
     found = read_state(tmp_path / name)
     assert (found.iteration, found.learned_net, found.current_step) == (7, "snaps/é.caffemodel", 3)
     assert_same({"h": found.history}, {"h": state.history})
+
+
+def test_a_history_lies_in_one_piece_of_memory(tmp_path: Path) -> None:
+    """The memory of many arrays would stay with the process when they are gone."""
+    state = SolverState(history=[np.full((3, size), size, np.float32) for size in (4, 0, 70_000, 1)])
+    write_state(tmp_path / "s.solverstate", state)
+    found = read_state(tmp_path / "s.solverstate").history
+    assert_same({"h": found}, {"h": state.history})
+    assert len({id(array.base) for array in found}) == 1
 
 
 def test_a_state_with_a_negative_iteration_is_damaged(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-import h5py
 from google.protobuf.message import DecodeError
 
 from netc.data.database import find_database
@@ -127,6 +126,8 @@ def _list_lines(path: str) -> list[str]:
 
 
 def _count_hdf5(spec: pb.LayerParameter) -> int:
+    import h5py  # only now: few nets read HDF5 files
+
     total = 0
     for path in _list_lines(spec.hdf5_data_param.source):
         with h5py.File(path.strip(), "r") as file:
