@@ -10,6 +10,7 @@ import platform
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from itertools import accumulate
 from pathlib import Path
 from typing import Final
 
@@ -20,8 +21,9 @@ from netc.backends.cache_folder import cache_folder
 from netc.cores import thread_count
 from netc.errors import NetcError
 from netc.graph import Graph
-from netc.layer import Array, Layer, Shape
+from netc.layer import Layer
 from netc.layer.base import count
+from netc.passes.memory import ALIGNMENT
 from netc.proto import netc_pb2 as pb
 from netc.runtime.demand import Demand
 from netc.runtime.places import ParamArrays
@@ -123,19 +125,23 @@ def _processor() -> str:
 
 
 def _compile(graph: Graph, demand: Demand, backend: Backend, layout: str) -> Program:
-    """The program of a graph over parameters and states of its own, all zeros."""
+    """The program of a graph over parameters and states of its own, all zeros.
+
+    The parameters lie in one piece of memory, which goes back to the system as a whole: of that of many
+    arrays, much would stay with the process.
+    """
+    itemsize = np.dtype(demand.dtype).itemsize
+    sizes = [-(-count(param.shape) * itemsize // ALIGNMENT) * ALIGNMENT for param in graph.params()]
+    memory = backend.allocate(2 * sum(sizes), "parameters to compare layouts with")
+    ends = list(accumulate(sizes, initial=0))
     params = {}
-    for param in graph.params():
-        data, diff = (_zeros(param.shape, demand, backend) for _ in range(2))
+    for param, offset in zip(graph.params(), ends, strict=False):
+        places = (offset, offset + ends[-1])
+        data, diff = (backend.array(memory, place, param.shape, demand.dtype) for place in places)
         params[param.layer, param.index] = ParamArrays(data, diff)
     states = States()
     states.fit(graph, backend, demand.dtype)
     return compile_program(graph, demand, backend, Arena(backend), params, states, layout)
-
-
-def _zeros(shape: Shape, demand: Demand, backend: Backend) -> Array:
-    nbytes = count(shape) * np.dtype(demand.dtype).itemsize
-    return backend.array(backend.allocate(nbytes), 0, shape, demand.dtype)
 
 
 def _time(program: Program, demand: Demand) -> float:
