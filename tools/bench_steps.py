@@ -78,8 +78,9 @@ def main() -> int:
     results = Results(options.results / f"steps-{slug(processor_name())}.json", ("net", "batch"))
     results.content["machine"], results.content["versions"] = describe_machine(), versions()
     for net in (net_named(name) for name in options.nets):
-        results.add(measure(net, options.iterations))
-        print(table(results.measurements[-1:]), flush=True)
+        measured = measure(net, options.iterations)
+        results.add(measured)
+        print(table([measured]), flush=True)
     results.path.with_suffix(".md").write_text(page(results), encoding="utf-8")
     return 0
 
